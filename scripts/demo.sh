@@ -1,0 +1,198 @@
+#!/usr/bin/env bash
+# The whole way on real data: this machine's Debian package index becomes a database, one stock sqlite3 shell serves it,
+# another follows it. Says in words what happened; fails if anything differs.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+scripts/set-up.sh
+cargo build --release
+
+work=$(mktemp -d)
+primary_pid='' replica_pid=''
+clean_up() {
+  [[ -z $primary_pid ]] || kill "$primary_pid" 2>/dev/null || true
+  [[ -z $replica_pid ]] || kill "$replica_pid" 2>/dev/null || true
+  wait 2>/dev/null || true
+  rm -rf "$work"
+}
+trap clean_up EXIT
+sqlite=/usr/bin/sqlite3
+cp target/release/libreplica.so "$work/"
+
+say() { printf '%s\n' "$*"; }
+fail() { printf 'demo: %s\n' "$*" >&2; exit 1; }
+now() { date +%s%3N; }
+size() { stat -c %s "$1"; }
+# A number with thousands separators, in any locale.
+count() { sed -E ':a;s/([0-9])([0-9]{3})($|,)/\1,\2\3/;ta' <<<"$1"; }
+json() { "$sqlite" -batch -init /dev/null :memory: "SELECT json_extract('${1//\'/\'\'}', '\$.$2')" 2>/dev/null; }
+
+# Each shell is a background process with a pipe in and a file out; a mark tells that it is done.
+asked=0
+ask() { # name, statements: the shell's answer in $answer
+  local name=$1 mark seconds=0 in
+  asked=$((asked + 1))
+  mark="=done-$asked="
+  if [[ $name == primary ]]; then in=$primary_in; else in=$replica_in; fi
+  local from
+  from=$(($(size "$work/$name.out") + 1))
+  printf '%s\n.print %s\n' "$2" "$mark" >&"$in"
+  until tail -c "+$from" "$work/$name.out" | grep -qxF -- "$mark"; do
+    sleep 0.01
+    seconds=$((seconds + 1))
+    ((seconds < 30000)) || fail "the $name does not answer: $(cat "$work/$name.err")"
+    [[ ! -s $work/$name.err ]] || fail "the $name says: $(cat "$work/$name.err")"
+  done
+  [[ ! -s $work/$name.err ]] || fail "the $name says: $(cat "$work/$name.err")"
+  answer=$(tail -c "+$from" "$work/$name.out" | grep -vxF -- "$mark" || true)
+}
+start() { # name
+  : >"$work/$1.out"
+  : >"$work/$1.err"
+  mkfifo "$work/$1.in"
+  (cd "$work" && exec "$sqlite" -batch -noheader -init /dev/null) \
+    <"$work/$1.in" >"$work/$1.out" 2>"$work/$1.err" &
+}
+# By .sha3sum in both shells: their own reading of all rows and of the schema.
+compare() { # words
+  local left
+  ask primary '.sha3sum --schema'
+  left=$answer
+  ask replica '.sha3sum --schema'
+  [[ ${#left} == 56 && $left == "$answer" ]] || fail "$1: the contents differ: $left, $answer"
+  ask replica 'SELECT replica_verify();'
+  [[ $(json "$answer" ok) == 1 ]] || fail "$1: replica_verify says $answer"
+  ask replica 'PRAGMA integrity_check;'
+  [[ $answer == ok ]] || fail "$1: integrity_check says $answer"
+  say "  Both shells compute the same .sha3sum (${left:0:16}...), replica_verify() and integrity_check agree."
+}
+tell_sync() {
+  ask replica 'SELECT replica_sync();'
+  local sync=$answer
+  synced_transactions=$(json "$sync" transactions)
+  synced_bytes=$(json "$sync" bytes_received)
+  say "  replica_sync() brought $(count "$synced_transactions") transaction(s) as $(count "$(json "$sync" pages)")" \
+    "changed page(s): $(count "$synced_bytes") bytes received in $(json "$sync" milliseconds) ms;" \
+    "the database has $(count "$(size "$work/debian.db")") bytes."
+}
+
+say "1. A real database: this machine's Debian package index"
+if (($(apt-cache dumpavail | grep -c '^Package:' || true) < 1000)); then
+  say "  The package lists are nearly empty; fetching them with apt-get update."
+  if ((EUID == 0)); then apt-get update -qq; else sudo apt-get update -qq; fi
+fi
+began=$(now)
+apt-cache dumpavail | /usr/bin/python3 scripts/packages.py "$work"
+"$sqlite" -batch -init /dev/null "$work/debian.db" >/dev/null <<SQL
+.bail on
+PRAGMA journal_mode = WAL;
+CREATE TABLE package(
+  name TEXT NOT NULL,
+  version TEXT NOT NULL,
+  architecture TEXT NOT NULL,
+  section TEXT NOT NULL,
+  priority TEXT NOT NULL,
+  maintainer TEXT NOT NULL,
+  installed_size INTEGER NOT NULL,
+  size INTEGER NOT NULL,
+  description TEXT NOT NULL,
+  PRIMARY KEY(name, version, architecture)
+);
+CREATE TABLE dependency(
+  name TEXT NOT NULL,
+  version TEXT NOT NULL,
+  architecture TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  position INTEGER NOT NULL,
+  alternative INTEGER NOT NULL,
+  depends_on TEXT NOT NULL,
+  relation TEXT NOT NULL,
+  required_version TEXT NOT NULL
+);
+BEGIN;
+.import --csv $work/package.csv package
+.import --csv $work/dependency.csv dependency
+COMMIT;
+CREATE INDEX dependency_of ON dependency(name, version, architecture);
+CREATE INDEX dependency_on ON dependency(depends_on);
+CREATE VIRTUAL TABLE description USING fts5(name, text, tokenize = 'porter unicode61');
+INSERT INTO description(rowid, name, text) SELECT rowid, name, description FROM package;
+SQL
+rm "$work/package.csv" "$work/dependency.csv"
+packages=$("$sqlite" "$work/debian.db" 'SELECT count(*) FROM package')
+dependencies=$("$sqlite" "$work/debian.db" 'SELECT count(*) FROM dependency')
+((packages >= 1000 && dependencies >= 1000)) || fail "the package index is too small: $packages packages"
+say "  $(count "$packages") packages with $(count "$dependencies") dependencies and a full-text index:" \
+  "$(count "$(size "$work/debian.db")") bytes, built by plain SQLite in $(($(now) - began)) ms."
+
+say "2. A stock shell serves it"
+start primary
+primary_pid=$!
+exec {primary_in}>"$work/primary.in"
+ask primary '.load ./libreplica
+.open file:debian.db?vfs=replica
+.timeout 5000'
+began=$(now)
+ask primary "SELECT replica_serve('127.0.0.1:0');"
+url=$(json "$answer" url)
+[[ $url == http://127.0.0.1:*/debian ]] || fail "replica_serve answered: $answer"
+say "  SELECT replica_serve('127.0.0.1:0') in sqlite3 $("$sqlite" -version | cut -d' ' -f1): $url," \
+  "ready in $(($(now) - began)) ms."
+
+say "3. Another stock shell follows it in a local file"
+start replica
+replica_pid=$!
+exec {replica_in}>"$work/replica.in"
+began=$(now)
+ask replica ".load ./libreplica
+.open file:replica.db?vfs=replica&sync_url=$url
+SELECT count(*) FROM package;"
+[[ $answer == "$packages" ]] || fail "the replica counts $answer packages"
+took=$(($(now) - began))
+ask replica 'SELECT bytes_received FROM replica_status;'
+whole=$answer
+say "  The first query fetched the whole database: $(count "$whole") bytes received, answered after $took ms."
+compare "after the bootstrap"
+
+say "4. The primary changes"
+ask primary "BEGIN;
+UPDATE package SET version = version || '+deb.1' WHERE name = 'bash';
+UPDATE dependency SET version = version || '+deb.1' WHERE name = 'bash';
+COMMIT;
+INSERT INTO package VALUES ('libreplica', '0.1.0', 'amd64', 'database', 'optional', 'demo', 1, 1, 'embedded replicas for stock SQLite');
+INSERT INTO description(rowid, name, text) SELECT rowid, name, description FROM package WHERE name = 'libreplica';
+DELETE FROM dependency WHERE kind = 'Enhances' AND name LIKE 'a%';"
+say "  Four transactions in the serving shell: a new version of bash, a new package, its description, some deletions."
+tell_sync
+[[ $synced_transactions == 4 ]] || fail "four transactions were made, $synced_transactions arrived"
+((synced_bytes * 20 < whole)) || fail "$synced_bytes bytes are too many for four small transactions"
+ask replica "SELECT version FROM package WHERE name = 'bash'; SELECT name FROM description WHERE description MATCH 'embedded replica';"
+[[ $answer == *+deb.1$'\n'libreplica ]] || fail "the replica's queries answer: $answer"
+say "  The replica's full-text search finds the new package, from the local file."
+compare "after the changes"
+
+say "5. A program that has never heard of replicas writes the primary's file"
+"$sqlite" -batch -init /dev/null "$work/debian.db" \
+  "PRAGMA busy_timeout = 5000; CREATE INDEX package_section ON package(section, name); UPDATE package SET priority = 'required' WHERE name = 'sqlite3'" >/dev/null
+say "  Plain sqlite3 made an index over all packages and an update."
+tell_sync
+[[ $synced_transactions == 2 ]] || fail "two transactions were made, $synced_transactions arrived"
+compare "after the foreign program"
+
+say "6. Nothing new"
+tell_sync
+[[ $synced_transactions == 0 ]] || fail "nothing was written, $synced_transactions transactions arrived"
+
+say "7. The replica is an ordinary file for every SQLite program"
+found=$("$sqlite" -batch -init /dev/null -readonly "$work/replica.db" \
+  "SELECT count(*) FROM dependency WHERE depends_on = 'libc6' AND kind = 'Depends'")
+expected=$("$sqlite" -batch -init /dev/null -readonly "$work/debian.db" \
+  "SELECT count(*) FROM dependency WHERE depends_on = 'libc6' AND kind = 'Depends'")
+[[ $found == "$expected" ]] || fail "plain sqlite3 counts $found on the replica, $expected on the primary"
+say "  Plain sqlite3, without the extension, counts $(count "$found") packages that depend on libc6."
+ask replica '.mode line
+SELECT * FROM replica_status;'
+say "  What the replica says of itself:"
+sed 's/^/  /' <<<"$answer"
+
+say "Everything is equal."

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change goes in: format, lints, unit tests, and the built extension in real hosts.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+scripts/set-up.sh
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+step() { # words, command
+  printf '\n== %s\n' "$1"
+  shift
+  "$@" 2>&1 | tee -a "$log"
+}
+has() { cargo "$1" --version >/dev/null 2>&1; }
+
+for crate in . tests; do
+  manifest=$crate/Cargo.toml
+  if has fmt; then
+    step "format of $crate" cargo fmt --manifest-path "$manifest" --check
+  else
+    echo "rustfmt is not installed: the format of $crate is not checked"
+  fi
+  if has clippy; then
+    step "lints of $crate" cargo clippy --manifest-path "$manifest" --all-targets -- -D warnings
+  else
+    echo "clippy is not installed: $crate is not linted"
+  fi
+done
+
+step "unit tests" cargo test --lib
+step "the extension" cargo build --release
+export REPLICA_SO=$root/target/release/libreplica.so
+# The first failure does not hide the others, nor the counts.
+passed=0
+step "the extension in real hosts" cargo test --release --manifest-path tests/Cargo.toml --no-fail-fast || passed=$?
+
+printf '\n== results\n'
+grep -E '^ +Running |^test result:' "$log"
+exit "$passed"

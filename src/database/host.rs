@@ -1,0 +1,50 @@
+//! What the engine needs from the SQLite it is loaded into.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::error::Result;
+use crate::wal::{LogFile, SharedIndex};
+
+/// An open database with its log, SHARED-locked as long as this lives: nobody removes the log
+/// meanwhile. The fields close in this order.
+pub struct DatabaseFiles {
+    /// The write-ahead log.
+    pub log: Box<dyn LogFile>,
+    /// The shared index.
+    pub index: Box<dyn SharedIndex>,
+    /// The database file.
+    pub content: Box<dyn LogFile>,
+}
+
+/// A file that is to become a database.
+pub trait Spool: LogFile {
+    /// Sets the size in bytes.
+    fn truncate(&self, size: u64) -> Result<()>;
+}
+
+/// What the last connection to close does with the log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum AtClose {
+    /// As SQLite does: checkpoint and remove it.
+    RemoveLog,
+    /// Leave it: it anchors a position.
+    KeepLog,
+}
+
+/// The host: its files, connections and sources of randomness and time.
+pub trait Host: Send + Sync {
+    /// Opens an existing database that is in WAL mode.
+    fn open_database(&self, path: &Path) -> Result<DatabaseFiles>;
+    /// Opens or creates a file that is to become a database.
+    fn open_spool(&self, path: &Path) -> Result<Box<dyn Spool>>;
+    /// Opens an internal connection, private and unseen by our own hooks.
+    fn connect(&self, path: &Path, at_close: AtClose) -> Result<Connection>;
+    /// Whether a file exists.
+    fn exists(&self, path: &Path) -> Result<bool>;
+    /// Sixteen random bytes from the operating system.
+    fn random(&self) -> Result<[u8; 16]>;
+    /// Milliseconds since 1970.
+    fn now(&self) -> u64;
+}

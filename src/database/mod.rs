@@ -1,0 +1,9 @@
+//! What both roles stand on: the host's files, the state store, the settings.
+
+pub mod handle;
+pub mod host;
+pub mod lock_file;
+pub mod paths;
+pub mod scan;
+pub mod settings;
+pub mod store;

@@ -1,0 +1,108 @@
+//! Reading every page of a database at one snapshot.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::handle::Handle;
+use crate::error::{Error, Result};
+use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
+use crate::wal::index::IndexHeader;
+use crate::wal::read_lock::{Keep, ReadLock};
+use crate::wal::snapshot::Snapshot;
+
+/// Attempts at a read lock, a millisecond apart.
+const ATTEMPTS: usize = 5000;
+
+/// What a full read found, as `replica_verify` returns it.
+#[derive(Clone, Default, Serialize)]
+pub struct Verification {
+    /// Whether every page is as it should be.
+    pub ok: bool,
+    /// The position that was verified.
+    pub position: String,
+    /// How many pages were read.
+    pub pages: u32,
+    /// The first hundred pages that are not as they should be.
+    pub bad_pages: Vec<u32>,
+}
+
+impl Verification {
+    /// Adds a page to the bad ones.
+    pub fn add_bad(&mut self, number: PageNumber) {
+        if self.bad_pages.len() < 100 {
+            self.bad_pages.push(number.get());
+        }
+    }
+}
+
+/// Begins a read as SQLite does, waiting while the index is being recovered or restarted.
+pub fn begin_read(handle: &Handle) -> Result<ReadLock> {
+    patiently(handle, || {
+        ReadLock::begin(&*handle.files.index, Keep::Snapshot)
+    })
+}
+
+/// Begins a read that also keeps the log.
+pub fn begin_capture(handle: &Handle) -> Result<ReadLock> {
+    patiently(handle, || ReadLock::begin(&*handle.files.index, Keep::Log))
+}
+
+/// Moves a read to the newest commit, hand over hand.
+pub fn advance_read(handle: &Handle, lock: &mut ReadLock) -> Result<()> {
+    patiently(handle, || lock.advance(&*handle.files.index))
+}
+
+/// Moves a read for another purpose, if the newest commit is `expected`.
+pub fn change_read(
+    handle: &Handle,
+    lock: &mut ReadLock,
+    keep: Keep,
+    expected: &IndexHeader,
+) -> Result<bool> {
+    patiently(handle, || lock.change(&*handle.files.index, keep, expected))
+}
+
+fn patiently<T>(handle: &Handle, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..ATTEMPTS {
+        handle.header()?;
+        match attempt() {
+            Err(Error::Busy(_)) => std::thread::sleep(Duration::from_millis(1)),
+            other => return other,
+        }
+    }
+    Err(Error::Busy("no read lock was free".to_owned()))
+}
+
+/// Hands number, hash and content of every page to `visit`, ascending, without the lock-byte page.
+/// Returns the page size and the size of the database in pages.
+pub fn pages(
+    handle: &Handle,
+    lock: &ReadLock,
+    mut visit: impl FnMut(PageNumber, PageHash, &[u8]) -> Result<()>,
+) -> Result<(PageSize, u32)> {
+    let files = &handle.files;
+    let snapshot = Snapshot::new(&*files.index, &*files.log, &*files.content, lock)?;
+    let mut page = vec![0; snapshot.page_size().bytes()];
+    let lock_page = snapshot.page_size().lock_page();
+    for number in (1..=snapshot.database_size()).filter_map(PageNumber::new) {
+        if number != lock_page {
+            snapshot.read_page(number, &mut page)?;
+            visit(number, PageHash::of(number, &page), &page)?;
+        }
+    }
+    Ok((snapshot.page_size(), snapshot.database_size()))
+}
+
+/// The header of a snapshot, the size of the database in pages there, and its content digest.
+pub fn digest(handle: &Handle) -> Result<(IndexHeader, u32, ContentDigest)> {
+    let lock = begin_read(handle)?;
+    let mut content = ContentDigest::default();
+    let result = pages(handle, &lock, |_, hash, _| {
+        content.add(hash);
+        Ok(())
+    });
+    let header = *lock.header();
+    lock.release(&*handle.files.index);
+    result.map(|(_, size)| (header, size, content))
+}

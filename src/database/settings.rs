@@ -1,0 +1,183 @@
+//! What a user may set on a replica, and where each value comes from.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::store::Store;
+use crate::error::{Error, Result};
+
+/// Names a URI, `replica_configure` or the environment may give.
+pub const NAMES: [&str; 13] = [
+    "sync_url",
+    "auth_token",
+    "sync_timeout",
+    "sync_interval",
+    "live",
+    "offline",
+    "read_your_writes",
+    "encryption_key",
+    "key_file",
+    "write_mode",
+    "on_conflict",
+    "ca_file",
+    "storage",
+];
+
+/// The longest `sync_timeout`, in seconds.
+const LONGEST_TIMEOUT: u64 = 3600;
+
+/// Settings as far as one source gives them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The remote to follow.
+    pub sync_url: Option<String>,
+    /// The bearer token. A secret: never stored, never shown.
+    pub auth_token: Option<String>,
+    /// To connect, and to wait for the next byte.
+    pub sync_timeout: Option<Duration>,
+}
+
+impl Settings {
+    /// Takes one value; refuses names and values that are unknown or not built yet.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        match name {
+            "sync_url" => self.sync_url = Some(value.trim_end_matches('/').to_owned()),
+            "auth_token" => self.auth_token = Some(value.to_owned()),
+            "sync_timeout" => self.sync_timeout = Some(timeout(value)?),
+            "live" | "offline" | "sync_interval" if value == "0" => {}
+            "read_your_writes" if value == "1" => {}
+            "storage" if value == "file" => {}
+            name if NAMES.contains(&name) => {
+                return Err(Error::CannotOpen(format!(
+                    "{name}={} is not built yet",
+                    shown(name, value)
+                )));
+            }
+            _ => return Err(Error::Misuse(format!("'{name}' is not a setting"))),
+        }
+        Ok(())
+    }
+
+    /// Settings given as a JSON object.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let object: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
+            Error::Misuse(format!("the settings are not a JSON object: {error}"))
+        })?;
+        let mut settings = Self::default();
+        for (name, value) in &object {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                Value::Bool(on) => u8::from(*on).to_string(),
+                Value::Number(number) => number.to_string(),
+                _ => {
+                    return Err(Error::Misuse(format!(
+                        "'{name}' must be text, a number or a boolean"
+                    )));
+                }
+            };
+            settings.set(name, &value)?;
+        }
+        Ok(settings)
+    }
+
+    /// Settings the environment gives.
+    pub fn from_environment() -> Self {
+        let auth_token = std::env::var("REPLICA_AUTH_TOKEN")
+            .ok()
+            .filter(|token| !token.is_empty());
+        Self {
+            auth_token,
+            ..Self::default()
+        }
+    }
+
+    /// Settings remembered in the state store.
+    pub fn from_store(store: &Store) -> Result<Self> {
+        let mut settings = Self::default();
+        for (name, value) in store.settings()? {
+            settings.set(&name, &value)?;
+        }
+        Ok(settings)
+    }
+
+    /// Writes what is not a secret to the state store.
+    pub fn save(&self, store: &Store) -> Result<()> {
+        if let Some(url) = &self.sync_url {
+            store.set_setting("sync_url", url)?;
+        }
+        if let Some(timeout) = self.sync_timeout {
+            store.set_setting("sync_timeout", &timeout.as_secs().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// These settings, and where they say nothing, the other's.
+    pub fn or(self, other: Settings) -> Settings {
+        Settings {
+            sync_url: self.sync_url.or(other.sync_url),
+            auth_token: self.auth_token.or(other.auth_token),
+            sync_timeout: self.sync_timeout.or(other.sync_timeout),
+        }
+    }
+
+    /// The time-out in force.
+    pub fn timeout(&self) -> Duration {
+        self.sync_timeout.unwrap_or(Duration::from_secs(10))
+    }
+}
+
+fn timeout(value: &str) -> Result<Duration> {
+    match value.parse() {
+        Ok(seconds @ 1..=LONGEST_TIMEOUT) => Ok(Duration::from_secs(seconds)),
+        _ => Err(Error::Misuse(format!(
+            "sync_timeout={value}: seconds from 1 to {LONGEST_TIMEOUT} are wanted"
+        ))),
+    }
+}
+
+/// Secrets do not get into messages.
+fn shown<'a>(name: &str, value: &'a str) -> &'a str {
+    match name {
+        "encryption_key" | "auth_token" => "…",
+        _ => value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_gives_settings_and_refuses_what_is_not_built() {
+        let settings =
+            Settings::from_json(r#"{"sync_url": "http://127.0.0.1:1/app/", "sync_timeout": 3}"#)
+                .unwrap();
+        assert_eq!(settings.sync_url.as_deref(), Some("http://127.0.0.1:1/app"));
+        assert_eq!(settings.timeout(), Duration::from_secs(3));
+        for wrong in [
+            r#"{"sync_urll": "x"}"#,
+            r#"{"sync_timeout": 0}"#,
+            r#"{"live": 1}"#,
+            "[]",
+        ] {
+            assert!(Settings::from_json(wrong).is_err(), "{wrong}");
+        }
+        let error = Settings::from_json(r#"{"encryption_key": "secret"}"#)
+            .err()
+            .unwrap();
+        assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn the_first_source_wins() {
+        let mut uri = Settings::default();
+        uri.set("sync_url", "http://a/x").unwrap();
+        let mut stored = Settings::default();
+        stored.set("sync_url", "http://b/x").unwrap();
+        stored.set("sync_timeout", "7").unwrap();
+        let merged = uri.or(stored);
+        assert_eq!(merged.sync_url.as_deref(), Some("http://a/x"));
+        assert_eq!(merged.timeout().as_secs(), 7);
+    }
+}

@@ -1,0 +1,111 @@
+//! The one error type of the crate and its mapping to SQLite result codes.
+
+use std::os::raw::c_int;
+
+use libsqlite3_sys as sqlite;
+use thiserror::Error;
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Everything that can go wrong, grouped by who has to act on it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A call into the host's VFS failed with this SQLite result code.
+    #[error("{action} {path}: SQLite code {code}")]
+    Io {
+        /// What was tried, as a verb: `read`, `sync`, `lock`.
+        action: &'static str,
+        /// The file, or its role where the name is not known.
+        path: String,
+        /// The extended result code the host's VFS returned.
+        code: c_int,
+    },
+    /// A file-system call outside the VFS failed (link, unlink, directory sync).
+    #[error("{action} {path}: {source}")]
+    File {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The path it was tried on.
+        path: String,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
+    /// The state store, or an internal connection, answered with an error.
+    #[error("{action}: {source}")]
+    Store {
+        /// What was being done.
+        action: &'static str,
+        /// SQLite's own error.
+        source: rusqlite::Error,
+    },
+    /// A lock is held by someone else and stayed so for the busy timeout.
+    #[error("{0}")]
+    Busy(String),
+    /// A file does not hold what its format demands.
+    #[error("{0}")]
+    Corrupt(String),
+    /// The bytes a peer sent do not follow the protocol.
+    #[error("the remote's answer is not valid: {0}")]
+    Protocol(String),
+    /// The remote cannot be reached, or broke off.
+    #[error("remote {url}: {reason}")]
+    Unreachable {
+        /// The remote, without credentials.
+        url: String,
+        /// The transport's reason.
+        reason: String,
+    },
+    /// The remote answered, and refused.
+    #[error("remote {url} refused: {reason}")]
+    Refused {
+        /// The remote, without credentials.
+        url: String,
+        /// Its sentence.
+        reason: String,
+    },
+    /// The file cannot be opened as what it is asked to be.
+    #[error("{0}")]
+    CannotOpen(String),
+    /// A write on a database that takes none here.
+    #[error("{0}")]
+    ReadOnly(String),
+    /// The call is not possible in the present state; the sentence says why and what to do.
+    #[error("{0}")]
+    Misuse(String),
+    /// A bug of ours: a panic was caught at the border to C.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The SQLite result code a host sees for this error.
+    pub fn code(&self) -> c_int {
+        match self {
+            Error::Io { code, .. } => *code,
+            Error::File { .. } => sqlite::SQLITE_IOERR,
+            Error::Store { source, .. } => source
+                .sqlite_error()
+                .map_or(sqlite::SQLITE_ERROR, |error| error.extended_code),
+            Error::Busy(_) | Error::Unreachable { .. } => sqlite::SQLITE_BUSY,
+            Error::Corrupt(_) => sqlite::SQLITE_CORRUPT,
+            Error::CannotOpen(_) => sqlite::SQLITE_CANTOPEN,
+            Error::ReadOnly(_) => sqlite::SQLITE_READONLY,
+            Error::Protocol(_) | Error::Refused { .. } | Error::Misuse(_) => sqlite::SQLITE_ERROR,
+            Error::Internal(_) => sqlite::SQLITE_INTERNAL,
+        }
+    }
+}
+
+/// Attaches what was being done to an error of an internal connection.
+pub trait StoreContext<T> {
+    /// Names the action for the error text.
+    fn during(self, action: &'static str) -> Result<T>;
+}
+
+impl<T> StoreContext<T> for rusqlite::Result<T> {
+    fn during(self, action: &'static str) -> Result<T> {
+        self.map_err(|source| Error::Store { action, source })
+    }
+}

@@ -1,0 +1,257 @@
+//! The border to C: the entry point, panics, strings, the host's error log.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Once;
+
+use libsqlite3_sys as sqlite;
+
+use crate::error::{Error, Result};
+use crate::{functions, last_error, vfs};
+
+/// Runs a callback of SQLite; a panic becomes `on_panic`.
+pub fn guard<T>(on_panic: T, callback: impl FnOnce() -> T) -> T {
+    match catch_unwind(AssertUnwindSafe(callback)) {
+        Ok(value) => value,
+        Err(panic) => {
+            last_error::note(&Error::Internal(panic_text(&*panic)));
+            on_panic
+        }
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic".to_owned())
+}
+
+/// A copy of `text` in memory that SQLite frees; null when there is none.
+pub fn sqlite_text(text: &str) -> *mut c_char {
+    let bytes = text.as_bytes();
+    let Ok(length) = c_int::try_from(bytes.len() + 1) else {
+        return std::ptr::null_mut();
+    };
+    // SAFETY: plain allocation.
+    let memory = unsafe { sqlite::sqlite3_malloc(length) }.cast::<u8>();
+    if !memory.is_null() {
+        // SAFETY: `length` bytes were allocated: the text and a NUL.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory, bytes.len());
+            memory.add(bytes.len()).write(0);
+        }
+    }
+    memory.cast()
+}
+
+/// A connection of the host, as its own functions and tables see it. Valid during one call.
+#[derive(Clone, Copy)]
+pub struct HostConnection(*mut sqlite::sqlite3);
+
+impl HostConnection {
+    /// The full path of a schema's file; `None` for a temporary or in-memory database or no such
+    /// schema.
+    pub fn path(self, schema: &str) -> Option<PathBuf> {
+        let schema = CString::new(schema).ok()?;
+        // SAFETY: the connection is open; the result is valid until the schema is detached.
+        let name = unsafe { sqlite::sqlite3_db_filename(self.0, schema.as_ptr()) };
+        if name.is_null() {
+            return None;
+        }
+        // SAFETY: a NUL-terminated name.
+        let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+        (!name.is_empty()).then(|| PathBuf::from(name.into_owned()))
+    }
+
+    /// The schemas of the connection, main first.
+    pub fn schemas(self) -> Result<Vec<String>> {
+        // SAFETY: the connection is open during the call and is not closed by the wrapper.
+        let connection = unsafe { rusqlite::Connection::from_handle(self.0) };
+        let names = connection.and_then(|connection| {
+            let mut statement = connection.prepare("PRAGMA database_list")?;
+            statement.query_map([], |row| row.get(1))?.collect()
+        });
+        names.map_err(|source| Error::Store {
+            action: "list the schemas",
+            source,
+        })
+    }
+
+    /// Whether a schema was opened through VFS `replica`.
+    pub fn uses_our_vfs(self, schema: &str) -> bool {
+        let Ok(schema) = CString::new(schema) else {
+            return false;
+        };
+        let mut file: *mut sqlite::sqlite3_file = std::ptr::null_mut();
+        // SAFETY: FILE_POINTER takes a pointer to the file pointer.
+        let code = unsafe {
+            sqlite::sqlite3_file_control(
+                self.0,
+                schema.as_ptr(),
+                sqlite::SQLITE_FCNTL_FILE_POINTER,
+                (&raw mut file).cast(),
+            )
+        };
+        // SAFETY: SQLite returned the schema's open file.
+        code == sqlite::SQLITE_OK && unsafe { vfs::file::is_ours(file) }
+    }
+
+    /// Whether a write transaction is open on any schema.
+    pub fn is_writing(self) -> bool {
+        // SAFETY: the connection is open; null asks for all schemas.
+        unsafe { sqlite::sqlite3_txn_state(self.0, std::ptr::null()) == sqlite::SQLITE_TXN_WRITE }
+    }
+
+    /// Asks SQLite to leave the log of a schema in place when its last connection closes.
+    pub fn keep_log(self, schema: &str) {
+        let Ok(schema) = CString::new(schema) else {
+            return;
+        };
+        let mut keep: c_int = 1;
+        // SAFETY: PERSIST_WAL takes a pointer to an int.
+        unsafe {
+            sqlite::sqlite3_file_control(
+                self.0,
+                schema.as_ptr(),
+                sqlite::SQLITE_FCNTL_PERSIST_WAL,
+                (&raw mut keep).cast(),
+            );
+        }
+    }
+}
+
+/// The connection that calls a function of ours.
+pub fn calling_connection(context: *mut sqlite_loadable::ext::sqlite3_context) -> HostConnection {
+    connection(sqlite_loadable::api::context_db_handle(context))
+}
+
+/// A connection SQLite handed to a callback of ours.
+pub fn connection(db: *mut sqlite_loadable::ext::sqlite3) -> HostConnection {
+    HostConnection(db.cast())
+}
+
+/// The part of a virtual table that SQLite fills in itself.
+pub fn empty_vtab() -> sqlite_loadable::ext::sqlite3_vtab {
+    // SAFETY: a C structure of pointers and integers, for which zero is a valid value.
+    unsafe { std::mem::zeroed() }
+}
+
+/// The part of a cursor that SQLite fills in itself.
+pub fn empty_cursor() -> sqlite_loadable::ext::sqlite3_vtab_cursor {
+    // SAFETY: as above.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Sends `log` records to the host's error log, whose callback the host may have set.
+struct HostLog;
+
+impl log::Log for HostLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() <= log::Level::Warn && metadata.target() == "replica"
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let code = match record.level() {
+            log::Level::Error => sqlite::SQLITE_ERROR,
+            _ => sqlite::SQLITE_WARNING,
+        };
+        let text = CString::new(format!("replica: {}", record.args())).unwrap_or_default();
+        // SAFETY: the format takes one string.
+        unsafe { sqlite::sqlite3_log(code, c"%s".as_ptr(), text.as_ptr()) };
+    }
+
+    fn flush(&self) {}
+}
+
+/// Loads the extension: registers the VFS, and the functions on this and all later connections.
+///
+/// # Safety
+/// Called by SQLite's `load_extension` with its own arguments.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sqlite3_replica_init(
+    db: *mut sqlite::sqlite3,
+    message: *mut *mut c_char,
+    api: *mut sqlite::sqlite3_api_routines,
+) -> c_int {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: SQLite's arguments.
+        unsafe { load(db, api) }
+    }));
+    let text = match result {
+        Ok(Ok(())) => return sqlite::SQLITE_OK_LOAD_PERMANENTLY,
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic_text(&*panic),
+    };
+    if !message.is_null() {
+        // SAFETY: SQLite frees the message; the API table may be unusable, then it stays null.
+        unsafe { *message = guard(std::ptr::null_mut(), || sqlite_text(&text)) };
+    }
+    sqlite::SQLITE_ERROR
+}
+
+/// # Safety
+/// As [`sqlite3_replica_init`].
+unsafe fn load(db: *mut sqlite::sqlite3, api: *mut sqlite::sqlite3_api_routines) -> Result<()> {
+    // SAFETY: SQLite's table, for both sets of bindings.
+    unsafe {
+        sqlite::rusqlite_extension_init2(api)
+            .map_err(|error| Error::CannotOpen(format!("this SQLite is too old: {error}")))?;
+        sqlite_loadable::ext::faux_sqlite_extension_init2(api.cast());
+    }
+    static LOG: Once = Once::new();
+    LOG.call_once(|| {
+        // Fails only when a logger is set already, which then serves us too.
+        if log::set_boxed_logger(Box::new(HostLog)).is_ok() {
+            log::set_max_level(log::LevelFilter::Info);
+        }
+    });
+    vfs::register::register()?;
+    functions::define_all(db.cast())?;
+    // SAFETY: SQLite calls the function with the arguments of an entry point and reads an int,
+    // although the declared type has neither.
+    let code = unsafe {
+        sqlite::sqlite3_auto_extension(Some(std::mem::transmute::<
+            EachConnection,
+            unsafe extern "C" fn(),
+        >(each_connection)))
+    };
+    match code {
+        sqlite::SQLITE_OK => Ok(()),
+        code => Err(Error::Io {
+            action: "register",
+            path: "the automatic extension".to_owned(),
+            code,
+        }),
+    }
+}
+
+/// The true type of an automatic extension.
+type EachConnection = unsafe extern "C" fn(
+    *mut sqlite::sqlite3,
+    *mut *mut c_char,
+    *const sqlite::sqlite3_api_routines,
+) -> c_int;
+
+unsafe extern "C" fn each_connection(
+    db: *mut sqlite::sqlite3,
+    _message: *mut *mut c_char,
+    _api: *const sqlite::sqlite3_api_routines,
+) -> c_int {
+    guard(sqlite::SQLITE_ERROR, || {
+        if vfs::host::opening_internally() {
+            return sqlite::SQLITE_OK;
+        }
+        match functions::define_all(db.cast()) {
+            Ok(()) => sqlite::SQLITE_OK,
+            Err(error) => {
+                last_error::note(&error);
+                sqlite::SQLITE_ERROR
+            }
+        }
+    })
+}

@@ -1,0 +1,103 @@
+//! One call of a function: its connection, arguments and result.
+
+use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use serde::Serialize;
+use sqlite_loadable::ext::{sqlite3, sqlite3_context, sqlite3_value};
+use sqlite_loadable::{FunctionFlags, api, define_scalar_function};
+
+use crate::error::{Error, Result};
+use crate::ffi::{self, HostConnection};
+use crate::last_error;
+
+/// A call as a function sees it.
+pub struct Call<'a> {
+    /// The calling connection.
+    pub connection: HostConnection,
+    arguments: &'a [*mut sqlite3_value],
+}
+
+impl Call<'_> {
+    /// A text argument; an error where it is missing or NULL.
+    pub fn text(&self, at: usize) -> Result<String> {
+        self.optional_text(at)?
+            .ok_or_else(|| Error::Misuse(format!("argument {} is missing", at + 1)))
+    }
+
+    /// A text argument that may be missing or NULL.
+    pub fn optional_text(&self, at: usize) -> Result<Option<String>> {
+        match self.arguments.get(at) {
+            Some(value) if !api::value_is_null(value) => api::value_text(value)
+                .map(|text| Some(text.to_owned()))
+                .map_err(|_| Error::Misuse(format!("argument {} is not UTF-8", at + 1))),
+            _ => Ok(None),
+        }
+    }
+
+    /// An integer argument.
+    pub fn integer(&self, at: usize) -> i64 {
+        self.arguments.get(at).map_or(0, api::value_int64)
+    }
+
+    /// The file of the schema that argument `at` names, `main` without one, and the name.
+    pub fn schema(&self, at: usize) -> Result<(String, PathBuf)> {
+        let schema = self.optional_text(at)?.unwrap_or_else(|| "main".to_owned());
+        match self.connection.path(&schema) {
+            Some(path) => Ok((schema, path)),
+            None => Err(Error::Misuse(format!("schema '{schema}' has no file"))),
+        }
+    }
+
+    /// Refuses to go on inside a write transaction, which holds locks that the work needs.
+    pub fn refuse_in_write(&self, name: &str) -> Result<()> {
+        match self.connection.is_writing() {
+            true => Err(Error::Misuse(format!(
+                "{name} is refused inside a write transaction: commit first"
+            ))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Turns a value into the JSON text a function returns.
+pub fn json(value: &impl Serialize) -> Result<Option<String>> {
+    serde_json::to_string(value)
+        .map(Some)
+        .map_err(|error| Error::Internal(format!("JSON: {error}")))
+}
+
+/// Defines a function that returns text or NULL, for each number of arguments in `counts`.
+pub fn define(
+    db: *mut sqlite3,
+    name: &str,
+    counts: RangeInclusive<i32>,
+    function: fn(&Call<'_>) -> Result<Option<String>>,
+) -> Result<()> {
+    let callback = move |context: *mut sqlite3_context, arguments: &[*mut sqlite3_value]| {
+        let call = Call {
+            connection: ffi::calling_connection(context),
+            arguments,
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| function(&call)))
+            .unwrap_or_else(|panic| Err(Error::Internal(ffi::panic_text(&*panic))));
+        match result {
+            Ok(Some(text)) => api::result_text(context, text)?,
+            Ok(None) => api::result_null(context),
+            Err(error) => {
+                last_error::note(&error);
+                api::result_error(context, &error.to_string())?;
+                // The code after the message: the other way round SQLite forgets it.
+                api::result_error_code(context, error.code());
+            }
+        }
+        Ok(())
+    };
+    for count in counts {
+        let flags = FunctionFlags::UTF8 | FunctionFlags::DIRECTONLY;
+        define_scalar_function(db, name, count, callback, flags)
+            .map_err(|error| Error::Internal(error.result_error_message()))?;
+    }
+    Ok(())
+}

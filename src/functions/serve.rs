@@ -1,0 +1,53 @@
+//! Functions of a primary.
+
+use super::call::{Call, json};
+use crate::error::{Error, Result};
+use crate::primary::serve::{self, Options};
+use crate::replica::registry;
+use crate::vfs::register;
+
+/// `replica_serve(address [, json])`
+pub fn serve(call: &Call<'_>) -> Result<Option<String>> {
+    let address = call.text(0)?;
+    let options: Options = match call.optional_text(1)? {
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|error| Error::Misuse(format!("the options of replica_serve: {error}")))?,
+        None => Options::default(),
+    };
+    call.refuse_in_write("replica_serve")?;
+    let schema = options.schema.as_deref().unwrap_or("main");
+    let path = call
+        .connection
+        .path(schema)
+        .ok_or_else(|| Error::Misuse(format!("schema '{schema}' has no file to serve")))?;
+    if !call.connection.uses_our_vfs(schema) {
+        return Err(Error::Misuse(format!(
+            "schema '{schema}' was not opened with vfs=replica: .open file:{}?vfs=replica",
+            path.display()
+        )));
+    }
+    if registry::find(&path).is_some() {
+        return Err(Error::Misuse(format!(
+            "{} is a replica: its primary serves it",
+            path.display()
+        )));
+    }
+    let serving = serve::serve(&register::host()?, &path, &address, &options)?;
+    // The log anchors the position: it stays when the last connection closes.
+    call.connection.keep_log(schema);
+    if options.wait {
+        serve::wait(&path)?;
+    }
+    json(&serving)
+}
+
+/// `replica_stop([schema])`
+pub fn stop(call: &Call<'_>) -> Result<Option<String>> {
+    let (schema, path) = call.schema(0)?;
+    match serve::stop(&path) {
+        true => json(&serde_json::json!({ "stopped": path.to_string_lossy() })),
+        false => Err(Error::Misuse(format!(
+            "schema '{schema}' is not served by this process"
+        ))),
+    }
+}

@@ -1,0 +1,111 @@
+//! Functions of a replica.
+
+use std::sync::Arc;
+
+use super::call::{Call, json};
+use crate::database::host::Host;
+use crate::database::paths;
+use crate::database::settings::Settings;
+use crate::database::store::{Role, Store};
+use crate::error::{Error, Result};
+use crate::primary::serve;
+use crate::replica::follower::Replica;
+use crate::replica::registry;
+use crate::vfs::register;
+
+/// The replica of the schema that argument `at` names.
+fn replica(call: &Call<'_>, at: usize) -> Result<Arc<Replica>> {
+    let (schema, path) = call.schema(at)?;
+    registry::find(&path).ok_or_else(|| {
+        Error::Misuse(format!(
+            "schema '{schema}' is not a replica: open it with vfs=replica and sync_url"
+        ))
+    })
+}
+
+/// `replica_sync([schema])`, `replica_pull([schema])`
+pub fn sync(call: &Call<'_>) -> Result<Option<String>> {
+    call.refuse_in_write("replica_sync")?;
+    json(&replica(call, 0)?.sync()?)
+}
+
+/// `replica_discard([schema])`
+pub fn discard(call: &Call<'_>) -> Result<Option<String>> {
+    call.refuse_in_write("replica_discard")?;
+    json(&replica(call, 0)?.discard()?)
+}
+
+/// `replica_position([schema])`
+pub fn position(call: &Call<'_>) -> Result<Option<String>> {
+    let (_, path) = call.schema(0)?;
+    if let Some(served) = serve::find(&path) {
+        let mut capture = served.primary.capture();
+        capture.run()?;
+        return Ok(Some(capture.state().position.to_string()));
+    }
+    let state = replica(call, 0)?.recorded_state()?;
+    Ok(state.map(|state| state.position.to_string()))
+}
+
+/// `replica_verify([schema])`
+pub fn verify(call: &Call<'_>) -> Result<Option<String>> {
+    call.refuse_in_write("replica_verify")?;
+    let (_, path) = call.schema(0)?;
+    match serve::find(&path) {
+        Some(served) => json(&served.primary.capture().verify()?),
+        None => json(&replica(call, 0)?.verify()?),
+    }
+}
+
+/// `replica_configure(file, json)`
+pub fn configure(call: &Call<'_>) -> Result<Option<String>> {
+    let path = register::full_path(&call.text(0)?)?;
+    let settings = Settings::from_json(&call.text(1)?)?;
+    registry::configure(&*register::host()?, &path, settings)?;
+    json(&serde_json::json!({ "file": path.to_string_lossy() }))
+}
+
+/// `replica_default_vfs(on)`
+pub fn default_vfs(call: &Call<'_>) -> Result<Option<String>> {
+    let on = call.integer(0) != 0;
+    register::set_default(on)?;
+    json(&serde_json::json!({ "default": on }))
+}
+
+/// `replica_forget(file)`
+pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
+    let path = register::full_path(&call.text(0)?)?;
+    if registry::find(&path).is_some() || serve::find(&path).is_some() {
+        return Err(Error::Misuse(format!(
+            "{} is open as a replica or served: close it, or stop serving, first",
+            path.display()
+        )));
+    }
+    let host = register::host()?;
+    if !Store::exists(&*host, &path)? {
+        return Err(Error::Misuse(format!(
+            "{} is not a replica",
+            path.display()
+        )));
+    }
+    let role = forgotten_role(&*host, &path)?;
+    for file in paths::all(&path) {
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::File {
+                    action: "remove",
+                    path: file.display().to_string(),
+                    source: error,
+                });
+            }
+            _ => {}
+        }
+    }
+    json(&serde_json::json!({ "file": path.to_string_lossy(), "role": role }))
+}
+
+/// The role that is being forgotten; the store is closed again afterwards.
+fn forgotten_role(host: &dyn Host, path: &std::path::Path) -> Result<Option<&'static str>> {
+    let store = Store::open(host, path)?;
+    Ok(store.identity()?.map(|(role, _): (Role, _)| role.word()))
+}

@@ -1,0 +1,20 @@
+//! Embedded replicas for stock SQLite.
+//!
+//! One loadable extension registers a VFS named `replica`. The folders are the layers; what is
+//! used lies below: [`functions`] and [`vfs`] use [`replica`] and [`primary`], these use
+//! [`remote`], [`database`] and [`wal`], and [`remote`] uses [`wire`].
+#![deny(missing_docs)]
+
+pub mod database;
+pub mod error;
+pub mod ffi;
+pub mod functions;
+pub mod last_error;
+pub mod page;
+pub mod position;
+pub mod primary;
+pub mod remote;
+pub mod replica;
+pub mod vfs;
+pub mod wal;
+pub mod wire;

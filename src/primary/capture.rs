@@ -1,0 +1,365 @@
+//! Capturing commits: from the log, frame by frame, under a read lock that is moved hand over
+//! hand, so that no frame is overwritten before it was seen.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::history;
+use crate::database::handle::Handle;
+use crate::database::host::{AtClose, Host};
+use crate::database::lock_file::LockFile;
+use crate::database::scan::{self, Verification};
+use crate::database::store::{State, Store};
+use crate::error::{Error, Result, StoreContext};
+use crate::page::{PageHash, PageNumber};
+use crate::position::DatabaseId;
+use crate::wal::anchor::{Anchor, Relation};
+use crate::wal::apply::Writer;
+use crate::wal::frames::{Transaction, read_frame, transactions};
+use crate::wal::index::IndexHeader;
+use crate::wal::read_lock::{Keep, ReadLock};
+use crate::wire::Head;
+
+/// Log size in bytes from which the capture checkpoints.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+/// Log size in bytes from which the capture holds writers back for the moment a checkpoint takes,
+/// so that the log can begin anew.
+const RESTART_BYTES: u64 = 16 << 20;
+
+/// States of one run that are kept to label snapshots.
+const MOST_RECENT: usize = 4096;
+
+/// Why a run stops for a repair.
+const BROKEN: &str = "frames of the log have wrong salts or checksums";
+
+/// The capture of one database by one process.
+pub struct Capture {
+    host: Arc<dyn Host>,
+    path: PathBuf,
+    lock: ReadLock,
+    /// The index up to which everything is recorded.
+    captured: IndexHeader,
+    handle: Handle,
+    store: Store,
+    database: DatabaseId,
+    state: State,
+    /// The states of the last run, by the index they belong to: a snapshot taken while it ran is
+    /// labelled exactly.
+    recent: VecDeque<(Anchor, State)>,
+    _lock_file: LockFile,
+}
+
+impl Capture {
+    /// Takes the database over: finds out what changed while nobody captured.
+    pub fn begin(host: Arc<dyn Host>, path: &Path) -> Result<Self> {
+        let lock_file = LockFile::try_take(path)?
+            .ok_or_else(|| Error::Misuse(format!("{} is served already", path.display())))?;
+        enter_wal_mode(&*host, path)?;
+        let store = Store::open(&*host, path)?;
+        history::identify(&*host, &store)?;
+        let handle = Handle::open(&*host, path)?;
+        let lock = scan::begin_capture(&handle)?;
+        let state = match resume(&*host, &handle, &store, &lock) {
+            Ok(state) => state,
+            Err(error) => {
+                lock.release(&*handle.files.index);
+                return Err(error);
+            }
+        };
+        // Comparing may have begun a new history under a new id.
+        let database = history::identify(&*host, &store)?;
+        let mut capture = Self {
+            host,
+            path: path.to_owned(),
+            captured: *lock.header(),
+            lock,
+            handle,
+            store,
+            database,
+            state,
+            recent: VecDeque::new(),
+            _lock_file: lock_file,
+        };
+        capture.run()?;
+        Ok(capture)
+    }
+
+    /// The newest captured state.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// A state as it is told to replicas.
+    pub fn head(&self, state: &State) -> Head {
+        Head {
+            database: self.database,
+            position: state.position,
+            page_size: state.page_size,
+            database_size: state.database_size,
+            content: state.content,
+        }
+    }
+
+    /// Captures every commit up to now. Afterwards the store holds them durably.
+    pub fn run(&mut self) -> Result<()> {
+        self.recent.clear();
+        self.recent.push_back((self.captured.anchor(), self.state));
+        while self.handle.header()? != self.captured {
+            let now = self.hold_log()?;
+            match self.capture_to(&now) {
+                Err(Error::Corrupt(reason)) => {
+                    log::warn!(target: "replica", "{}: {reason}; all pages are compared", self.path.display());
+                    self.compare()?;
+                }
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The state at exactly this index, captured by the last run.
+    pub fn state_at(&self, header: &IndexHeader) -> Option<&State> {
+        let anchor = header.anchor();
+        self.recent
+            .iter()
+            .rev()
+            .find(|(at, _)| *at == anchor)
+            .map(|(_, state)| state)
+    }
+
+    /// Keeps the log bounded, without a stall that plain SQLite would not have, up to
+    /// [`RESTART_BYTES`].
+    pub fn checkpoint_if_grown(&mut self) -> Result<()> {
+        let bytes = self.log_bytes()?;
+        if bytes <= CHECKPOINT_BYTES {
+            return Ok(());
+        }
+        self.run()?;
+        self.handle.checkpoint()?;
+        self.let_go_of_log()?;
+        if bytes > RESTART_BYTES {
+            self.checkpoint_all()?;
+        }
+        Ok(())
+    }
+
+    /// Reads all pages and compares them with the page map.
+    pub fn verify(&mut self) -> Result<Verification> {
+        self.run()?;
+        let mut found = Verification::default();
+        scan::pages(&self.handle, &self.lock, |number, hash, _| {
+            found.pages += 1;
+            if self.store.page_hash(number)? != Some(hash) {
+                found.add_bad(number);
+            }
+            Ok(())
+        })?;
+        found.ok = found.bad_pages.is_empty();
+        found.position = self.state.position.to_string();
+        Ok(found)
+    }
+
+    /// Size in bytes of the frames in use.
+    pub fn log_bytes(&self) -> Result<u64> {
+        let header = self.handle.header()?;
+        Ok(u64::from(header.mx_frame) * u64::from(self.state.page_size.get() + 24))
+    }
+
+    /// With writers held back, captures and copies everything, and moves the read lock off the
+    /// log: the next writer begins it anew.
+    fn checkpoint_all(&mut self) -> Result<()> {
+        let files = &self.handle.files;
+        // Not by a Writer: that would borrow self.
+        if !files.index.lock_exclusive(crate::wal::Lock::Write)? {
+            return Ok(());
+        }
+        let result = self
+            .run()
+            .and_then(|()| self.handle.checkpoint())
+            .and_then(|()| self.let_go_of_log());
+        self.handle
+            .files
+            .index
+            .unlock_exclusive(crate::wal::Lock::Write);
+        result
+    }
+
+    /// Moves the read lock to the newest commit, so that the log stays from there on too.
+    fn hold_log(&mut self) -> Result<IndexHeader> {
+        if self.lock.keep() == Keep::Log {
+            scan::advance_read(&self.handle, &mut self.lock)?;
+            return Ok(*self.lock.header());
+        }
+        loop {
+            let newest = self.handle.header()?;
+            if scan::change_read(&self.handle, &mut self.lock, Keep::Log, &newest)? {
+                return Ok(newest);
+            }
+        }
+    }
+
+    /// Where everything is in the database file, lets the log begin anew with the next commit.
+    fn let_go_of_log(&mut self) -> Result<()> {
+        let captured = self.captured;
+        scan::change_read(&self.handle, &mut self.lock, Keep::Snapshot, &captured).map(drop)
+    }
+
+    /// Records the transactions from the captured header up to `now`, which the lock keeps.
+    fn capture_to(&mut self, now: &IndexHeader) -> Result<()> {
+        // While only the database file was kept (slot 0), the log may have begun anew: once, and
+        // nothing of it has been copied since. Otherwise it has only grown.
+        let from = match self.captured.salts == now.salts && self.captured.mx_frame <= now.mx_frame
+        {
+            true => self.captured.anchor(),
+            false => Anchor::log_start(now.salts),
+        };
+        let (host, store, handle) = (&*self.host, &self.store, &self.handle);
+        // Commits of others may not have been synced: nothing is exposed that a crash takes back.
+        handle.files.log.sync()?;
+        let mut recent = VecDeque::new();
+        let recorded = store.transaction(|store| {
+            let mut state = self.state;
+            if now.mx_frame > 0 {
+                for transaction in transactions(&*handle.files.log, now, &from)? {
+                    let transaction = transaction?;
+                    if !transaction.intact {
+                        return Err(Error::Busy(BROKEN.to_owned()));
+                    }
+                    state = record(host, handle, store, &state, &transaction)?;
+                    let anchor = Anchor {
+                        salts: now.salts,
+                        mx_frame: transaction.last_frame.get(),
+                        checksum: transaction.checksum,
+                    };
+                    recent.push_back((anchor, state));
+                }
+            }
+            state.anchor = Some(now.anchor());
+            store.set_state(&state)?;
+            Ok(state)
+        });
+        match recorded {
+            Ok(state) => {
+                let surplus = recent.len().saturating_sub(MOST_RECENT);
+                self.recent.extend(recent.into_iter().skip(surplus));
+                self.recent.push_back((now.anchor(), state));
+                (self.state, self.captured) = (state, *now);
+                Ok(())
+            }
+            Err(Error::Busy(reason)) if reason == BROKEN => self.repair(&from),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts live frames right that recovery would refuse, before anybody relies on them.
+    fn repair(&self, from: &Anchor) -> Result<()> {
+        let files = &self.handle.files;
+        if let Some(mut writer) = Writer::try_begin(&*files.index)? {
+            writer.repair(&*files.log, from)?;
+            log::warn!(
+                target: "replica",
+                "{}: frame headers that a crash would have lost were repaired",
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// Finds out by reading all pages what the log does not tell.
+    fn compare(&mut self) -> Result<()> {
+        self.state = history::compare(&*self.host, &self.handle, &self.store, &self.lock)?;
+        self.database = history::identify(&*self.host, &self.store)?;
+        self.captured = *self.lock.header();
+        self.recent.clear();
+        self.recent.push_back((self.captured.anchor(), self.state));
+        Ok(())
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.lock.give_back(&*self.handle.files.index);
+    }
+}
+
+/// A primary's database is in WAL mode; one that is not yet is changed, when nobody uses it.
+fn enter_wal_mode(host: &dyn Host, path: &Path) -> Result<()> {
+    let mode: String = host
+        .connect(path, AtClose::KeepLog)?
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .during("enter WAL mode")?;
+    match mode.as_str() {
+        "wal" => Ok(()),
+        mode => Err(Error::Misuse(format!(
+            "{} cannot leave journal mode '{mode}'",
+            path.display()
+        ))),
+    }
+}
+
+/// The state at the snapshot of `lock`, after a time in which nobody captured.
+fn resume(host: &dyn Host, handle: &Handle, store: &Store, lock: &ReadLock) -> Result<State> {
+    let header = lock.header();
+    if let Some(state) = store.state()?
+        && let Some(anchor) = state.anchor
+    {
+        match anchor.relation(header, &*handle.files.log)? {
+            Relation::Equal => return Ok(state),
+            Relation::Restarted => {
+                let state = State {
+                    anchor: Some(header.anchor()),
+                    ..state
+                };
+                return store.set_state(&state).map(|()| state);
+            }
+            Relation::Extended => {
+                let resumed = resume_from_log(host, handle, store, &state, &anchor, header);
+                if resumed.is_ok() {
+                    return resumed;
+                }
+            }
+            Relation::Unknown => {}
+        }
+    }
+    history::compare(host, handle, store, lock)
+}
+
+/// The frames beyond the anchor, each commit a transaction of its own.
+fn resume_from_log(
+    host: &dyn Host,
+    handle: &Handle,
+    store: &Store,
+    state: &State,
+    anchor: &Anchor,
+    header: &IndexHeader,
+) -> Result<State> {
+    handle.files.log.sync()?;
+    store.transaction(|store| {
+        let mut state = *state;
+        for transaction in transactions(&*handle.files.log, header, anchor)? {
+            state = record(host, handle, store, &state, &transaction?)?;
+        }
+        state.anchor = Some(header.anchor());
+        store.set_state(&state)?;
+        Ok(state)
+    })
+}
+
+/// Adds one transaction of the log to the history.
+fn record(
+    host: &dyn Host,
+    handle: &Handle,
+    store: &Store,
+    state: &State,
+    transaction: &Transaction,
+) -> Result<State> {
+    let mut page = vec![0; state.page_size.bytes()];
+    let mut changed: Vec<(PageNumber, PageHash)> = Vec::with_capacity(transaction.pages.len());
+    for (number, frame) in &transaction.pages {
+        read_frame(&*handle.files.log, state.page_size, *frame, &mut page)?;
+        changed.push((*number, PageHash::of(*number, &page)));
+    }
+    history::advance(host, store, state, transaction.database_size, &changed)
+}

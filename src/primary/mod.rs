@@ -1,0 +1,10 @@
+//! The role primary: a database that others follow. Its own log is the source; every commit in
+//! it, whoever made it, becomes one lsn.
+
+pub mod answer;
+pub mod capture;
+pub mod history;
+pub mod serve;
+pub mod server;
+
+pub use serve::served_page_size;

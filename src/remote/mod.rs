@@ -1,0 +1,80 @@
+//! Where a replica gets its content from.
+
+mod http;
+
+use std::time::Duration;
+
+use url::Url;
+
+pub use self::http::HttpRemote;
+use crate::error::{Error, Result};
+use crate::wire::{Request, Response};
+
+/// What one exchange moved over the network.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Traffic {
+    /// Bytes of request bodies sent.
+    pub sent: u64,
+    /// Bytes of response bodies received, as they travelled (compressed).
+    pub received: u64,
+}
+
+/// A primary, as a replica sees it.
+pub trait Remote: Send + Sync {
+    /// Asks and waits for the answer, at most the configured time-out for each byte.
+    fn ask(&self, request: &Request) -> Result<(Response, Traffic)>;
+    /// The remote's URL without credentials, for messages.
+    fn url(&self) -> &str;
+}
+
+/// The remote a URL names. Nothing is sent yet.
+pub fn connect(url: &str, token: Option<String>, timeout: Duration) -> Result<Box<dyn Remote>> {
+    match parse(url)?.scheme() {
+        "http" => Ok(Box::new(HttpRemote::new(url, token, timeout)?)),
+        scheme => Err(not_built(scheme)),
+    }
+}
+
+/// A URL. The error does not repeat it: it may hold a password.
+fn parse(url: &str) -> Result<Url> {
+    Url::parse(url).map_err(|reason| Error::Misuse(format!("sync_url is not a URL: {reason}")))
+}
+
+/// Why a scheme leads nowhere. What is not known is not repeated: it may be part of a password.
+fn not_built(scheme: &str) -> Error {
+    Error::Misuse(match scheme {
+        "https" | "s3" | "file" => format!("{scheme} is not built yet: sync_url takes http://"),
+        _ => "sync_url starts with a scheme that is not known: it takes http://".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemes_that_are_not_built_say_so() {
+        for (url, sentence) in [
+            ("https://host/app", "https is not built yet"),
+            ("s3://bucket/prefix", "s3 is not built yet"),
+            ("file:///dir", "file is not built yet"),
+            ("ftp://host/app", "not known"),
+            ("localhost:8080/app", "not known"),
+            ("secret:word@host/app", "not known"),
+            ("/app", "not a URL"),
+            ("", "not a URL"),
+            ("http://secret:word@host:99999/app", "not a URL"),
+            ("http://secret:word@host/app", "auth_token"),
+            ("http://host/app?secret=word", "must end with the database"),
+        ] {
+            let error = connect(url, None, Duration::from_secs(1)).err().unwrap();
+            assert!(matches!(error, Error::Misuse(_)), "{url}: {error:?}");
+            let text = error.to_string();
+            assert!(text.contains(sentence), "{url}: {text}");
+            assert!(
+                !text.contains("secret") && !text.contains("word@"),
+                "{url}: {text}"
+            );
+        }
+    }
+}

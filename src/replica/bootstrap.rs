@@ -1,0 +1,268 @@
+//! Making a replica: everything is fetched into a spool beside the file, part by part, and
+//! installed under its name as a whole. An interrupted bootstrap goes on where it stopped.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::enter;
+use super::fetch::{Conversation, Fetched};
+use super::follower::Replica;
+use crate::database::host::Spool;
+use crate::database::lock_file::LockFile;
+use crate::database::paths;
+use crate::database::store::{Progress, Role, State, Store};
+use crate::error::{Error, Result};
+use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
+use crate::wire::{Head, Page};
+
+/// Parts between two moments at which the spool is made durable and the progress recorded.
+const PARTS_PER_SYNC: usize = 4;
+
+/// Makes the replica, or waits while another process makes it.
+pub fn run(replica: &Replica) -> Result<()> {
+    let Some(_lock) = wait_for_lock(replica)? else {
+        return Ok(());
+    };
+    if replica.is_made()? {
+        return Ok(());
+    }
+    let path = replica.path();
+    let complete = {
+        let local = replica.local();
+        let (state, progress) = (local.store.state()?, local.store.progress()?);
+        let spooled = replica.host().exists(&paths::spool(path))?;
+        if replica.host().exists(path)? {
+            return Err(Error::CannotOpen(format!(
+                "{}: a file that is not this replica took its name; nothing was changed",
+                path.display()
+            )));
+        }
+        if !spooled || (state.is_some() && progress.is_none()) {
+            local.store.transaction(Store::clear_content)?;
+            false
+        } else {
+            state.is_some()
+        }
+    };
+    if !complete {
+        fill(replica)?;
+    }
+    install(replica)
+}
+
+/// The lock of the one process that makes the replica; `None` when another one has made it.
+fn wait_for_lock(replica: &Replica) -> Result<Option<LockFile>> {
+    let mut waited = Instant::now();
+    let mut seen = None;
+    loop {
+        if let Some(lock) = LockFile::try_take(replica.path())? {
+            return Ok(Some(lock));
+        }
+        if replica.is_made()? {
+            return Ok(None);
+        }
+        let progress = replica.local().store.progress()?;
+        if progress != seen {
+            (seen, waited) = (progress, Instant::now());
+        }
+        if waited.elapsed() > replica.settings().timeout() {
+            return Err(Error::CannotOpen(format!(
+                "{}: another process is making this replica and does not get on",
+                replica.path().display()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Fetches everything into the spool and proves it against the remote's digest.
+fn fill(replica: &Replica) -> Result<()> {
+    let remote = replica.remote()?;
+    let (database, progress) = {
+        let local = replica.local();
+        (
+            local.store.identity()?.and_then(|(_, id)| id),
+            local.store.progress()?,
+        )
+    };
+    let spool = replica.host().open_spool(&paths::spool(replica.path()))?;
+    let mut conversation = Conversation::new(&*remote, database);
+    let first = fetch_all(replica, &mut conversation, &*spool, progress)?;
+    let head = match conversation.changes(first.position)? {
+        Fetched::UpToDate(head) => head,
+        Fetched::Batch(batch) => {
+            same_size(first.page_size, batch.head.page_size)?;
+            for (number, data) in &batch.pages {
+                spool.write(data, number.offset(first.page_size))?;
+            }
+            batch.head
+        }
+        Fetched::Diverged(_) => {
+            start_over(replica)?;
+            return Err(Error::Busy(format!(
+                "{} was restored while it was copied; the next access starts over",
+                remote.url()
+            )));
+        }
+    };
+    spool.truncate(u64::from(head.database_size) * u64::from(head.page_size.get()))?;
+    spool.sync()?;
+    if digest(&*spool, head.page_size, head.database_size)? != head.content {
+        start_over(replica)?;
+        return Err(enter::mismatch(remote.url()));
+    }
+    replica
+        .progress
+        .lock()
+        .exchanged(&conversation.traffic, head.position, replica.host().now());
+    complete(replica, &head, first.position)
+}
+
+/// Where the copy begins, for the pull that completes it.
+struct First {
+    position: crate::position::Position,
+    page_size: PageSize,
+}
+
+fn fetch_all(
+    replica: &Replica,
+    conversation: &mut Conversation<'_>,
+    spool: &dyn Spool,
+    progress: Option<Progress>,
+) -> Result<First> {
+    let mut first = progress.map(|progress| First {
+        position: progress.first,
+        page_size: progress.page_size,
+    });
+    let mut after = progress.and_then(|progress| PageNumber::new(progress.after));
+    for part in 1_usize.. {
+        let (head, pages, next) = conversation.part(after)?;
+        let begun = first.get_or_insert(First {
+            position: head.position,
+            page_size: head.page_size,
+        });
+        same_size(begun.page_size, head.page_size)?;
+        write_run(spool, head.page_size, &pages)?;
+        after = next;
+        let Some(last) = next else { break };
+        if part % PARTS_PER_SYNC == 0 {
+            spool.sync()?;
+            let progress = Progress {
+                first: begun.position,
+                page_size: begun.page_size,
+                after: last.get(),
+            };
+            replica.local().store.transaction(|store| {
+                store.set_identity(Role::Replica, Some(head.database))?;
+                store.set_progress(&progress)
+            })?;
+        }
+    }
+    first.ok_or_else(|| Error::Protocol("the remote has no pages".to_owned()))
+}
+
+/// Writes pages that mostly follow each other with few calls.
+fn write_run(spool: &dyn Spool, size: PageSize, pages: &[Page]) -> Result<()> {
+    let consecutive = |a: &Page, b: &Page| a.number.get() + 1 == b.number.get();
+    for run in pages.chunk_by(consecutive) {
+        let mut bytes = Vec::with_capacity(run.len() * size.bytes());
+        run.iter()
+            .for_each(|page| bytes.extend_from_slice(&page.data));
+        if let Some(page) = run.first() {
+            spool.write(&bytes, page.number.offset(size))?;
+        }
+    }
+    Ok(())
+}
+
+fn same_size(known: PageSize, given: PageSize) -> Result<()> {
+    match known == given {
+        true => Ok(()),
+        false => Err(Error::Protocol(
+            "the page size changed between two parts".to_owned(),
+        )),
+    }
+}
+
+fn digest(spool: &dyn Spool, size: PageSize, pages: u32) -> Result<ContentDigest> {
+    let mut content = ContentDigest::default();
+    let mut page = vec![0; size.bytes()];
+    for number in (1..=pages)
+        .filter_map(PageNumber::new)
+        .filter(|number| *number != size.lock_page())
+    {
+        if spool.read(&mut page, number.offset(size))? < page.len() {
+            return Err(Error::Protocol(format!(
+                "the remote left out page {number}"
+            )));
+        }
+        content.add(PageHash::of(number, &page));
+    }
+    Ok(content)
+}
+
+/// Records what the complete spool holds; it has no place in the log yet.
+fn complete(replica: &Replica, head: &Head, first: crate::position::Position) -> Result<()> {
+    let state = State {
+        position: head.position,
+        page_size: head.page_size,
+        database_size: head.database_size,
+        content: head.content,
+        anchor: None,
+    };
+    let progress = Progress {
+        first,
+        page_size: head.page_size,
+        after: head.database_size,
+    };
+    replica.local().store.transaction(|store| {
+        store.set_identity(Role::Replica, Some(head.database))?;
+        store.set_progress(&progress)?;
+        store.set_state(&state)?;
+        replica.settings().save(store)
+    })
+}
+
+fn start_over(replica: &Replica) -> Result<()> {
+    replica.local().store.transaction(Store::clear_content)?;
+    remove(&paths::spool(replica.path()))
+}
+
+/// Gives the complete spool the name of the database, without replacing anything.
+fn install(replica: &Replica) -> Result<()> {
+    let (path, spool) = (replica.path(), paths::spool(replica.path()));
+    // Left behind by a database that is gone: SQLite would replay such a log into the new file.
+    for stray in paths::journals(path) {
+        remove(&stray)?;
+    }
+    file_call("link", path, fs::hard_link(&spool, path))?;
+    sync_folder(path)?;
+    remove(&spool)?;
+    replica.local().store.clear_progress()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => file_call("remove", path, result),
+    }
+}
+
+/// Makes new names in the folder of `path` durable.
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    file_call(
+        "sync",
+        folder,
+        fs::File::open(folder).and_then(|folder| folder.sync_all()),
+    )
+}
+
+fn file_call(action: &'static str, path: &Path, result: std::io::Result<()>) -> Result<()> {
+    result.map_err(|source| Error::File {
+        action,
+        path: path.display().to_string(),
+        source,
+    })
+}

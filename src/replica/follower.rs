@@ -1,0 +1,155 @@
+//! A replica as this process has it open: one per file, shared by all connections.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::bootstrap;
+use super::status::Progress;
+use crate::database::handle::Handle;
+use crate::database::host::Host;
+use crate::database::settings::Settings;
+use crate::database::store::{Role, State, Store};
+use crate::error::{Error, Result};
+use crate::remote::{self, Remote};
+
+/// A followed database.
+pub struct Replica {
+    path: PathBuf,
+    host: Arc<dyn Host>,
+    settings: Settings,
+    remote: Mutex<Option<Arc<dyn Remote>>>,
+    /// State store and own handle: used by one thread at a time, never across the network.
+    local: Mutex<Local>,
+    /// What the last exchanges brought, for `replica_status`.
+    pub(super) progress: Mutex<Progress>,
+    page_size: AtomicU32,
+}
+
+/// The files of a replica.
+pub struct Local {
+    /// The state store.
+    pub store: Store,
+    handle: Option<Handle>,
+}
+
+impl Replica {
+    /// A replica of `path` with its state store, following what `settings` say.
+    pub fn new(
+        host: Arc<dyn Host>,
+        path: PathBuf,
+        settings: Settings,
+        store: Store,
+    ) -> Result<Self> {
+        let page_size = store.state()?.map_or(0, |state| state.page_size.get());
+        Ok(Self {
+            path,
+            host,
+            settings,
+            remote: Mutex::new(None),
+            local: Mutex::new(Local {
+                store,
+                handle: None,
+            }),
+            progress: Mutex::new(Progress::default()),
+            page_size: AtomicU32::new(page_size),
+        })
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The host.
+    pub fn host(&self) -> &dyn Host {
+        &*self.host
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The state on record: what the file held when it was last looked at.
+    pub fn recorded_state(&self) -> Result<Option<State>> {
+        self.local().store.state()
+    }
+
+    /// What the exchanges of this process brought so far.
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().clone()
+    }
+
+    /// The page size in bytes, once it is known.
+    pub fn page_size(&self) -> Option<u32> {
+        Some(self.page_size.load(Ordering::Relaxed)).filter(|size| *size != 0)
+    }
+
+    /// Whether the file is there, complete.
+    pub fn is_made(&self) -> Result<bool> {
+        Ok(self.host.exists(&self.path)? && self.local().store.state()?.is_some())
+    }
+
+    /// Makes the replica where there is none yet: fetches everything, installs it as a whole.
+    pub fn make(&self) -> Result<()> {
+        if !self.is_made()? {
+            bootstrap::run(self)?;
+        }
+        if let Some(state) = self.local().store.state()? {
+            self.page_size
+                .store(state.page_size.get(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// The remote, connected to at the first use.
+    pub fn remote(&self) -> Result<Arc<dyn Remote>> {
+        let mut remote = self.remote.lock();
+        if let Some(remote) = &*remote {
+            return Ok(Arc::clone(remote));
+        }
+        let url = self.settings.sync_url.as_deref().ok_or_else(|| {
+            Error::Misuse(format!(
+                "{} follows no remote: sync_url is not set",
+                self.path.display()
+            ))
+        })?;
+        let connected: Arc<dyn Remote> = remote::connect(
+            url,
+            self.settings.auth_token.clone(),
+            self.settings.timeout(),
+        )?
+        .into();
+        Ok(Arc::clone(remote.insert(connected)))
+    }
+
+    /// The files, for one thread at a time.
+    pub fn local(&self) -> MutexGuard<'_, Local> {
+        self.local.lock()
+    }
+
+    /// Remembers, once the remote has proved to be the right one, how to reach it.
+    pub fn remember(&self, database: crate::position::DatabaseId) -> Result<()> {
+        let local = self.local();
+        local.store.transaction(|store| {
+            store.set_identity(Role::Replica, Some(database))?;
+            self.settings.save(store)
+        })
+    }
+}
+
+impl Local {
+    /// The engine's own handle on the database, opened at the first use.
+    pub fn handle(&mut self, host: &dyn Host, path: &Path) -> Result<(&Handle, &Store)> {
+        if self.handle.is_none() {
+            self.handle = Some(Handle::open(host, path)?);
+        }
+        match &self.handle {
+            Some(handle) => Ok((handle, &self.store)),
+            None => Err(Error::Internal("the handle was just opened".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The role replica: a local file that follows a remote.
+
+pub mod bootstrap;
+pub mod enter;
+pub mod fetch;
+pub mod follower;
+pub mod heal;
+pub mod registry;
+pub mod resolve;
+pub mod status;
+pub mod sync;
+mod verify;

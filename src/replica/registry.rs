@@ -1,0 +1,119 @@
+//! Which replicas this process has open.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Weak};
+
+use parking_lot::Mutex;
+
+use super::follower::Replica;
+use crate::database::host::Host;
+use crate::database::settings::Settings;
+use crate::database::store::{Role, Store};
+use crate::error::{Error, Result};
+
+static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Replica>>>> = LazyLock::new(Mutex::default);
+
+/// Secrets given by `replica_configure`, kept in memory only.
+static SECRETS: LazyLock<Mutex<HashMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
+
+/// The replica at `path` that some connection of this process has open.
+pub fn find(path: &Path) -> Option<Arc<Replica>> {
+    OPEN.lock().get(path).and_then(Weak::upgrade)
+}
+
+/// The replica that a connection opening `path` is to use; `None` for an ordinary database.
+/// `given` are the settings of its URI.
+pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Option<Arc<Replica>>> {
+    let mut open = OPEN.lock();
+    if let Some(replica) = open.get(path).and_then(Weak::upgrade) {
+        same_remote(&replica, &given)?;
+        return Ok(Some(replica));
+    }
+    let Some(store) = followed(&**host, path, &given)? else {
+        return Ok(None);
+    };
+    let secret = Settings {
+        auth_token: SECRETS.lock().get(path).cloned(),
+        ..Settings::default()
+    };
+    let settings = given
+        .or(secret)
+        .or(Settings::from_store(&store)?)
+        .or(Settings::from_environment());
+    let replica = Arc::new(Replica::new(
+        Arc::clone(host),
+        path.to_owned(),
+        settings,
+        store,
+    )?);
+    open.retain(|_, replica| replica.strong_count() > 0);
+    open.insert(path.to_owned(), Arc::downgrade(&replica));
+    Ok(Some(replica))
+}
+
+fn same_remote(replica: &Replica, given: &Settings) -> Result<()> {
+    match (&given.sync_url, &replica.settings().sync_url) {
+        (Some(given), Some(known)) if given != known => Err(Error::CannotOpen(format!(
+            "{} is open in this process with another sync_url",
+            replica.path().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The state store, if `path` is a replica or is to become one.
+fn followed(host: &dyn Host, path: &Path, given: &Settings) -> Result<Option<Store>> {
+    let refuse = |reason: &str| Err(Error::CannotOpen(format!("{}: {reason}", path.display())));
+    let has_store = Store::exists(host, path)?;
+    if !has_store {
+        return match given.sync_url {
+            None => Ok(None),
+            Some(_) if host.exists(path)? => refuse(
+                "the file exists and is not a replica; nothing was changed. Give a new name, or move it away",
+            ),
+            Some(_) => Store::open(host, path).map(Some),
+        };
+    }
+    let store = Store::open(host, path)?;
+    match store.identity()? {
+        Some((Role::Primary, _)) if given.sync_url.is_some() => {
+            refuse("this database is a primary and cannot follow another one")
+        }
+        Some((Role::Primary, _)) => Ok(None),
+        None if given.sync_url.is_none() => Ok(None),
+        _ if store.state()?.is_none() && host.exists(path)? => refuse(
+            "the file exists and is not a replica; nothing was changed. Give a new name, or move it away",
+        ),
+        _ => Ok(Some(store)),
+    }
+}
+
+/// Writes the settings of a replica for hosts that cannot say them in a URI.
+pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()> {
+    if find(path).is_some() {
+        return Err(Error::Misuse(format!(
+            "{} is open in this process: configure it before",
+            path.display()
+        )));
+    }
+    if let Some(secret) = &settings.auth_token {
+        SECRETS.lock().insert(path.to_owned(), secret.clone());
+    }
+    if !Store::exists(host, path)? && host.exists(path)? {
+        return Err(Error::CannotOpen(format!(
+            "{}: the file exists and is not a replica; nothing was changed",
+            path.display()
+        )));
+    }
+    let store = Store::open(host, path)?;
+    if let Some((Role::Primary, _)) = store.identity()? {
+        return Err(Error::Misuse(format!("{} is a primary", path.display())));
+    }
+    store.transaction(|store| {
+        if store.identity()?.is_none() {
+            store.set_identity(Role::Replica, None)?;
+        }
+        settings.save(store)
+    })
+}

@@ -1,0 +1,110 @@
+//! Finding out which position the file's content is at, from the recorded state and the index.
+
+use crate::database::handle::Handle;
+use crate::database::scan;
+use crate::database::store::{Intent, State, Store};
+use crate::error::Result;
+use crate::page::PageHash;
+use crate::position::TransactionDigest;
+use crate::wal::anchor::Relation;
+use crate::wal::frames::transactions;
+use crate::wal::index::IndexHeader;
+
+/// What is known about the content.
+pub enum Standing {
+    /// It is at this state.
+    Known(State),
+    /// Nobody can say without reading all of it.
+    Unverified,
+    /// It was interrupted half way between two states: every page must be compared.
+    Broken,
+    /// Someone else has written to it.
+    Foreign,
+}
+
+/// Compares the recorded state with the index. Under WAL_WRITE, or else only `Known` with an
+/// equal anchor counts.
+pub fn resolve(handle: &Handle, store: &Store, header: &IndexHeader) -> Result<Standing> {
+    let (state, anchor) = match store.state()? {
+        Some(state) => match state.anchor {
+            Some(anchor) => (state, anchor),
+            None => return Ok(Standing::Unverified),
+        },
+        None => return Ok(Standing::Broken),
+    };
+    match anchor.relation(header, &*handle.files.log)? {
+        Relation::Equal => Ok(Standing::Known(state)),
+        Relation::Restarted => settle(
+            store,
+            State {
+                anchor: Some(header.anchor()),
+                ..state
+            },
+        ),
+        Relation::Extended => match store.intent()? {
+            Some(intent) if is_ours(handle, &state, &intent, header)? => {
+                settle(store, reached(&state, &intent, header))
+            }
+            _ => Ok(Standing::Foreign),
+        },
+        Relation::Unknown => Ok(Standing::Unverified),
+    }
+}
+
+/// Reads the whole content at the snapshot of `header` and compares digests.
+pub fn examine(handle: &Handle, store: &Store) -> Result<(IndexHeader, Standing)> {
+    let (header, size, digest) = scan::digest(handle)?;
+    let (state, intent) = (store.state()?, store.intent()?);
+    let standing = match (state, intent) {
+        (Some(state), _) if state.content == digest && state.database_size == size => {
+            Standing::Known(State {
+                anchor: Some(header.anchor()),
+                ..state
+            })
+        }
+        (Some(state), Some(intent)) if intent.content == digest => {
+            Standing::Known(reached(&state, &intent, &header))
+        }
+        (_, Some(_)) | (None, _) => Standing::Broken,
+        (Some(_), None) => Standing::Foreign,
+    };
+    Ok((header, standing))
+}
+
+/// Records a state that was found out; the intent has served.
+pub fn settle(store: &Store, state: State) -> Result<Standing> {
+    store.transaction(|store| {
+        store.set_state(&state)?;
+        store.clear_intent()
+    })?;
+    Ok(Standing::Known(state))
+}
+
+fn reached(state: &State, intent: &Intent, header: &IndexHeader) -> State {
+    State {
+        position: intent.position,
+        database_size: intent.database_size,
+        content: intent.content,
+        anchor: Some(header.anchor()),
+        ..*state
+    }
+}
+
+/// Whether the frames beyond the anchor are exactly the intended transaction.
+fn is_ours(handle: &Handle, state: &State, intent: &Intent, header: &IndexHeader) -> Result<bool> {
+    let Some(anchor) = state.anchor else {
+        return Ok(false);
+    };
+    let log = &*handle.files.log;
+    let found = transactions(log, header, &anchor)?.collect::<Result<Vec<_>>>()?;
+    let [transaction] = found.as_slice() else {
+        return Ok(false);
+    };
+    let mut page = vec![0; state.page_size.bytes()];
+    let mut hashes = Vec::with_capacity(transaction.pages.len());
+    for (number, frame) in &transaction.pages {
+        crate::wal::frames::read_frame(log, state.page_size, *frame, &mut page)?;
+        hashes.push((*number, PageHash::of(*number, &page)));
+    }
+    Ok(TransactionDigest::of(transaction.database_size, hashes) == intent.digest)
+}

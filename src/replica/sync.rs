@@ -1,0 +1,283 @@
+//! Bringing a replica up to date: ask without any lock, enter under WAL_WRITE, and only over the
+//! very content the answer was made for.
+
+use std::time::{Duration, Instant};
+
+use super::enter::{self, Current, Entered};
+use super::fetch::{Batch, Conversation, Fetched};
+use super::follower::{Local, Replica};
+use super::heal;
+use super::resolve::{self, Standing};
+use super::status::{Condition, Report};
+use crate::database::handle::Handle;
+use crate::database::store::{State, Store};
+use crate::error::{Error, Result};
+use crate::page::PageNumber;
+use crate::position::Position;
+use crate::wal::apply::Writer;
+use crate::wal::frame::Salts;
+use crate::wire::Head;
+
+/// How long a sync waits for WAL_WRITE, together.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Times another process may get in first before a sync gives up.
+const MOST_ROUNDS: usize = 100;
+
+/// Log size in bytes from which a sync also checkpoints.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+/// One round of [`Replica::sync`].
+enum Round {
+    /// The replica holds the remote's newest position.
+    Current(State, Head, usize),
+    /// Another process got in first: the answer is of no use.
+    Moved,
+    /// Pages must be compared.
+    Heal,
+}
+
+impl Replica {
+    /// Pulls what the remote has and enters it.
+    pub fn sync(&self) -> Result<Report> {
+        self.report(|replica, conversation| replica.advance(conversation))
+    }
+
+    /// Throws away what did not come from the remote, by comparing every page with it.
+    pub fn discard(&self) -> Result<Report> {
+        self.report(|replica, conversation| {
+            let from = replica.local().store.state()?.map(|state| state.position);
+            let (state, head, pages) = replica.healed(conversation)?;
+            Ok((from.unwrap_or(state.position), state, head, pages))
+        })
+    }
+
+    fn report(
+        &self,
+        work: impl FnOnce(&Self, &mut Conversation<'_>) -> Result<(Position, State, Head, usize)>,
+    ) -> Result<Report> {
+        let begun = Instant::now();
+        self.make()?;
+        let remote = self.remote()?;
+        let database = self.local().store.identity()?.and_then(|(_, id)| id);
+        let mut conversation = Conversation::new(&*remote, database);
+        let result = work(self, &mut conversation);
+        let traffic = conversation.traffic;
+        let (from, state, head, pages) = match result {
+            Ok(done) => done,
+            Err(error) => {
+                self.progress.lock().last_error = Some(error.to_string());
+                return Err(error);
+            }
+        };
+        if database.is_none() {
+            self.remember(head.database)?;
+        }
+        {
+            let mut progress = self.progress.lock();
+            progress.exchanged(&traffic, head.position, self.host().now());
+            progress.condition = Condition::Known;
+        }
+        self.checkpoint_if_grown()?;
+        Ok(Report {
+            from: from.to_string(),
+            to: state.position.to_string(),
+            transactions: state.position.lsn.0.saturating_sub(from.lsn.0),
+            pages,
+            bytes_received: traffic.received,
+            bytes_sent: traffic.sent,
+            milliseconds: begun.elapsed().as_secs_f64() * 1000.0,
+        })
+    }
+
+    fn advance(
+        &self,
+        conversation: &mut Conversation<'_>,
+    ) -> Result<(Position, State, Head, usize)> {
+        let mut from = None;
+        for _ in 0..MOST_ROUNDS {
+            let Some(base) = self.understood()? else {
+                let (state, head, pages) = self.healed(conversation)?;
+                return Ok((from.unwrap_or(state.position), state, head, pages));
+            };
+            let from = *from.get_or_insert(base.position);
+            match self.round(conversation, base)? {
+                Round::Current(state, head, pages) => return Ok((from, state, head, pages)),
+                Round::Moved => {}
+                Round::Heal => {
+                    let (state, head, pages) = self.healed(conversation)?;
+                    return Ok((from, state, head, pages));
+                }
+            }
+        }
+        Err(Error::Busy(format!(
+            "{}: other processes keep getting in first",
+            self.path().display()
+        )))
+    }
+
+    fn round(&self, conversation: &mut Conversation<'_>, base: State) -> Result<Round> {
+        match conversation.changes(base.position)? {
+            Fetched::UpToDate(head) => Ok(Round::Current(base, head, 0)),
+            Fetched::Diverged(_) => Ok(Round::Heal),
+            Fetched::Batch(batch) => self.enter(base, &batch),
+        }
+    }
+
+    /// Enters a batch made for `base`, if the content is still there.
+    fn enter(&self, base: State, batch: &Batch) -> Result<Round> {
+        if base.page_size != batch.head.page_size {
+            return Err(Error::Misuse(format!(
+                "the remote's pages have {} bytes now, {} has {}: make the replica anew",
+                batch.head.page_size.get(),
+                self.path().display(),
+                base.page_size.get()
+            )));
+        }
+        let random = self.fresh_salts()?;
+        self.under_write_lock(|local| {
+            let (handle, store) = local.handle(self.host(), self.path())?;
+            let Some(writer) = enter::try_writer(handle)? else {
+                return Ok(None);
+            };
+            let state = match resolve::resolve(handle, store, writer.header())? {
+                Standing::Known(state) if state.position == base.position => state,
+                _ => return Ok(Some(Round::Moved)),
+            };
+            let current = Current {
+                content: state.content,
+                database_size: state.database_size,
+            };
+            match enter::enter(handle, store, writer, current, batch, random)? {
+                Entered::Done(state) => {
+                    Ok(Some(Round::Current(state, batch.head, batch.pages.len())))
+                }
+                Entered::Mismatch => Ok(Some(Round::Heal)),
+            }
+        })
+    }
+
+    /// The state the content is at; `None` when every page must be compared with the remote's.
+    pub(super) fn understood(&self) -> Result<Option<State>> {
+        let standing = self.under_write_lock(|local| {
+            let (handle, store) = local.handle(self.host(), self.path())?;
+            // Without the lock first: an equal anchor needs none, and is the common case.
+            let header = handle.header()?;
+            if let Some(state) = store.state()?
+                && state
+                    .anchor
+                    .is_some_and(|anchor| !anchor.is_blank() && anchor == header.anchor())
+                && store.intent()?.is_none()
+            {
+                return Ok(Some(Standing::Known(state)));
+            }
+            let Some(writer) = enter::try_writer(handle)? else {
+                return Ok(None);
+            };
+            let standing = resolve::resolve(handle, store, writer.header())?;
+            drop(writer);
+            if !matches!(standing, Standing::Unverified) {
+                return Ok(Some(standing));
+            }
+            let (header, standing) = resolve::examine(handle, store)?;
+            let Some(writer) = enter::try_writer(handle)? else {
+                return Ok(None);
+            };
+            if writer.header() != &header {
+                return Ok(None);
+            }
+            match standing {
+                Standing::Known(state) => self.anchored(handle, store, writer, state).map(Some),
+                other => Ok(Some(other)),
+            }
+        })?;
+        match standing {
+            Standing::Known(state) => Ok(Some(state)),
+            Standing::Broken | Standing::Unverified => {
+                self.progress.lock().condition = Condition::Healing;
+                Ok(None)
+            }
+            Standing::Foreign => {
+                self.progress.lock().condition = Condition::Foreign;
+                Err(Error::Misuse(format!(
+                    "{} holds changes that did not come from its remote. They are kept, and nothing \
+                     is synced over them: copy what you need, then SELECT replica_discard()",
+                    self.path().display()
+                )))
+            }
+        }
+    }
+
+    /// Records a verified state. A log without frames says nothing about the content, so that it
+    /// would have to be read again the next time: page 1 enters as it is.
+    fn anchored(
+        &self,
+        handle: &Handle,
+        store: &Store,
+        mut writer: Writer<'_>,
+        state: State,
+    ) -> Result<Standing> {
+        let mut header = *writer.header();
+        if header.anchor().is_blank() {
+            let mut page = vec![0; state.page_size.bytes()];
+            handle.files.content.read(&mut page, 0)?;
+            let pages = [(PageNumber::FIRST, page.as_slice())];
+            let size = state.database_size;
+            header = writer.append(
+                &*handle.files.log,
+                state.page_size,
+                size,
+                pages,
+                self.fresh_salts()?,
+            )?;
+        }
+        resolve::settle(
+            store,
+            State {
+                anchor: Some(header.anchor()),
+                ..state
+            },
+        )
+    }
+
+    /// Random salts for a log that is begun anew.
+    pub(super) fn fresh_salts(&self) -> Result<Salts> {
+        let mut salts = [0; 8];
+        salts.copy_from_slice(&self.host().random()?[..8]);
+        Ok(Salts(salts))
+    }
+
+    /// Repeats `attempt` until it gets WAL_WRITE (it answers `None` while it does not). Nothing
+    /// of ours is held while waiting.
+    pub(super) fn under_write_lock<T>(
+        &self,
+        mut attempt: impl FnMut(&mut Local) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            if let Some(value) = attempt(&mut self.local())? {
+                return Ok(value);
+            }
+            if begun.elapsed() > BUSY_TIMEOUT {
+                return Err(Error::Busy(format!("{} is locked", self.path().display())));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn healed(&self, conversation: &mut Conversation<'_>) -> Result<(State, Head, usize)> {
+        self.progress.lock().condition = Condition::Healing;
+        heal::heal(self, conversation)
+    }
+
+    fn checkpoint_if_grown(&self) -> Result<()> {
+        let mut local = self.local();
+        let (handle, _) = local.handle(self.host(), self.path())?;
+        let header = handle.header()?;
+        let bytes = u64::from(header.mx_frame) * u64::from(self.page_size().unwrap_or(0));
+        if bytes > CHECKPOINT_BYTES {
+            handle.checkpoint()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! Reading the whole replica against the digest recorded with its position.
+
+use super::fetch::Conversation;
+use super::follower::Replica;
+use super::heal;
+use crate::database::scan::Verification;
+use crate::database::store::State;
+use crate::error::{Error, Result};
+
+/// Times other processes may move the file while it is read.
+const MOST_ROUNDS: usize = 20;
+
+impl Replica {
+    /// Verifies the content at its position; where it is wrong and the remote is at the same
+    /// position, names the pages.
+    pub fn verify(&self) -> Result<Verification> {
+        self.make()?;
+        for _ in 0..MOST_ROUNDS {
+            let state = self.understood()?.ok_or_else(|| {
+                Error::Misuse(
+                    "the content is not understood; SELECT replica_sync() heals it".to_owned(),
+                )
+            })?;
+            let scanned = heal::scan_local(self)?;
+            if Some(scanned.header.anchor()) != state.anchor {
+                continue;
+            }
+            let mut found = Verification {
+                ok: scanned.content == state.content,
+                position: state.position.to_string(),
+                pages: u32::try_from(scanned.hashes.len()).unwrap_or(u32::MAX),
+                bad_pages: Vec::new(),
+            };
+            if !found.ok {
+                self.name_bad_pages(&state, &scanned, &mut found)?;
+            }
+            return Ok(found);
+        }
+        Err(Error::Busy(format!(
+            "{} keeps changing while it is verified",
+            self.path().display()
+        )))
+    }
+
+    fn name_bad_pages(
+        &self,
+        state: &State,
+        scanned: &heal::Local,
+        found: &mut Verification,
+    ) -> Result<()> {
+        let remote = self.remote()?;
+        let database = self.local().store.identity()?.and_then(|(_, id)| id);
+        let (head, hashes) = Conversation::new(&*remote, database).hashes()?;
+        if head.position == state.position {
+            hashes
+                .iter()
+                .filter(|(number, hash)| scanned.hashes.get(number) != Some(hash))
+                .for_each(|(number, _)| found.add_bad(*number));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,291 @@
+//! The layers' own handles on a database: its file with the shared index, and its log.
+
+use std::ffi::{c_int, c_void};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use libsqlite3_sys as sqlite;
+
+use super::base::{BaseFile, BaseVfs, FileName, NamePart};
+use crate::error::{Error, Result};
+use crate::wal::{Lock, LogFile, REGION_WORDS, SharedIndex};
+
+/// Bytes in one call: SQLite itself never moves more than a page, and its unix VFS takes lengths
+/// modulo 128 KiB.
+const MOST_BYTES: usize = 1 << 16;
+
+/// A file of the base VFS under a name for messages.
+pub struct OwnFile {
+    file: BaseFile,
+    path: String,
+}
+
+// SAFETY: SQLite itself moves files between threads and only demands that one thread uses a file
+// at a time. The trait objects made of an OwnFile belong to one owner, which serialises its calls;
+// the two that share one file (content and index) live in the same `DatabaseFiles`.
+unsafe impl Send for OwnFile {}
+// SAFETY: as above.
+unsafe impl Sync for OwnFile {}
+
+impl OwnFile {
+    /// Opens the database at `path`, takes the SHARED lock and keeps it until dropped, so that
+    /// nobody removes the log under us.
+    pub fn open_database(vfs: BaseVfs, path: &Path) -> Result<Arc<Self>> {
+        let flags = sqlite::SQLITE_OPEN_READWRITE | sqlite::SQLITE_OPEN_MAIN_DB;
+        let own = Self::open(vfs, path, NamePart::Database, flags)?;
+        // SAFETY: the file is open; level SHARED needs no lock held before.
+        let code = own.file.call(
+            |m| m.xLock,
+            |lock, file| unsafe { lock(file, sqlite::SQLITE_LOCK_SHARED) },
+        );
+        own.check("lock", code)?;
+        Ok(Arc::new(own))
+    }
+
+    /// Opens the log of the database at `path`, creating an empty one where there is none. The
+    /// SHARED lock on the database must be held.
+    pub fn open_log(vfs: BaseVfs, path: &Path) -> Result<Self> {
+        let flags =
+            sqlite::SQLITE_OPEN_READWRITE | sqlite::SQLITE_OPEN_CREATE | sqlite::SQLITE_OPEN_WAL;
+        Self::open(vfs, path, NamePart::Log, flags)
+    }
+
+    /// Opens or creates a file that is to become a database.
+    pub fn create(vfs: BaseVfs, path: &Path) -> Result<Self> {
+        let flags = sqlite::SQLITE_OPEN_READWRITE
+            | sqlite::SQLITE_OPEN_CREATE
+            | sqlite::SQLITE_OPEN_MAIN_DB;
+        Self::open(vfs, path, NamePart::Database, flags)
+    }
+
+    fn open(vfs: BaseVfs, path: &Path, part: NamePart, flags: c_int) -> Result<Self> {
+        let file = vfs.open_path(FileName::new(path)?, part, flags)?;
+        let suffix = if part == NamePart::Log { "-wal" } else { "" };
+        Ok(Self {
+            file,
+            path: format!("{}{suffix}", path.display()),
+        })
+    }
+
+    fn check(&self, action: &'static str, code: c_int) -> Result<()> {
+        match code {
+            sqlite::SQLITE_OK => Ok(()),
+            code if code & 0xff == sqlite::SQLITE_BUSY => {
+                Err(Error::Busy(format!("{action} {}: busy", self.path)))
+            }
+            code => Err(Error::Io {
+                action,
+                path: self.path.clone(),
+                code,
+            }),
+        }
+    }
+
+    fn shm_lock(&self, lock: Lock, flags: c_int) -> Result<bool> {
+        // SAFETY: slot and flags are valid for SQLITE_SHM_NLOCK slots.
+        let code = self.file.call(
+            |m| m.xShmLock,
+            |call, file| unsafe { call(file, c_int::from(lock as u8), 1, flags) },
+        );
+        if code & 0xff == sqlite::SQLITE_BUSY {
+            return Ok(false);
+        }
+        self.check("lock the index of", code).map(|()| true)
+    }
+
+    fn shm_unlock(&self, lock: Lock, flags: c_int) {
+        if let Err(error) = self.shm_lock(lock, sqlite::SQLITE_SHM_UNLOCK | flags) {
+            log::error!(target: "replica", "{error}");
+        }
+    }
+}
+
+impl OwnFile {
+    fn read_once(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        // SAFETY: the buffer is valid for its length, which fits the chunk sizes of our callers.
+        let code = self.file.call(
+            |m| m.xRead,
+            |read, file| unsafe {
+                read(
+                    file,
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len() as c_int,
+                    offset as i64,
+                )
+            },
+        );
+        if code != sqlite::SQLITE_IOERR_SHORT_READ {
+            return self.check("read", code).map(|()| buffer.len());
+        }
+        // A short read fills the rest with zeros and does not say how much there was.
+        let there = self.size()?.saturating_sub(offset);
+        Ok(buffer
+            .len()
+            .min(usize::try_from(there).unwrap_or(usize::MAX)))
+    }
+
+    fn write_once(&self, data: &[u8], offset: u64) -> Result<()> {
+        // SAFETY: the data is valid for its length.
+        let code = self.file.call(
+            |m| m.xWrite,
+            |write, file| unsafe {
+                write(
+                    file,
+                    data.as_ptr().cast(),
+                    data.len() as c_int,
+                    offset as i64,
+                )
+            },
+        );
+        self.check("write", code)
+    }
+}
+
+impl LogFile for OwnFile {
+    fn read(&self, buffer: &mut [u8], mut offset: u64) -> Result<usize> {
+        let mut done = 0;
+        for chunk in buffer.chunks_mut(MOST_BYTES) {
+            let read = self.read_once(chunk, offset)?;
+            done += read;
+            offset += read as u64;
+            if read < chunk.len() {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    fn write(&self, data: &[u8], mut offset: u64) -> Result<()> {
+        for chunk in data.chunks(MOST_BYTES) {
+            self.write_once(chunk, offset)?;
+            offset += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        // SAFETY: the file is open.
+        let code = self.file.call(
+            |m| m.xSync,
+            |sync, file| unsafe { sync(file, sqlite::SQLITE_SYNC_NORMAL) },
+        );
+        self.check("sync", code)
+    }
+
+    fn size(&self) -> Result<u64> {
+        let mut size = 0;
+        // SAFETY: the out-parameter lives across the call.
+        let code = self.file.call(
+            |m| m.xFileSize,
+            |call, file| unsafe { call(file, &mut size) },
+        );
+        self.check("size of", code)?;
+        Ok(u64::try_from(size).unwrap_or(0))
+    }
+}
+
+impl OwnFile {
+    /// Sets the size of the file in bytes.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        // SAFETY: the file is open.
+        let code = self.file.call(
+            |m| m.xTruncate,
+            |call, file| unsafe { call(file, size as i64) },
+        );
+        self.check("truncate", code)
+    }
+}
+
+impl LogFile for Arc<OwnFile> {
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        self.as_ref().read(buffer, offset)
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.as_ref().write(data, offset)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.as_ref().sync()
+    }
+
+    fn size(&self) -> Result<u64> {
+        self.as_ref().size()
+    }
+}
+
+/// The shared index of an open database. Unmapped when dropped, before the database closes.
+pub struct OwnIndex(pub Arc<OwnFile>);
+
+impl SharedIndex for OwnIndex {
+    fn region(&self, index: usize, extend: bool) -> Result<Option<&[AtomicU32; REGION_WORDS]>> {
+        let mut address: *mut c_void = std::ptr::null_mut();
+        let size = (REGION_WORDS * 4) as c_int;
+        // SAFETY: the out-parameter lives across the call.
+        let code = self.0.file.call(
+            |m| m.xShmMap,
+            |map, file| unsafe {
+                map(
+                    file,
+                    index as c_int,
+                    size,
+                    c_int::from(extend),
+                    &mut address,
+                )
+            },
+        );
+        self.0.check("map the index of", code)?;
+        if address.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: xShmMap returns `size` bytes, page-aligned, that stay mapped until xShmUnmap,
+        // which only Drop of self calls. Others change the memory at any time: hence atomics.
+        Ok(Some(unsafe {
+            &*address.cast::<[AtomicU32; REGION_WORDS]>()
+        }))
+    }
+
+    fn lock_shared(&self, lock: Lock) -> Result<bool> {
+        self.0
+            .shm_lock(lock, sqlite::SQLITE_SHM_LOCK | sqlite::SQLITE_SHM_SHARED)
+    }
+
+    fn lock_exclusive(&self, lock: Lock) -> Result<bool> {
+        self.0
+            .shm_lock(lock, sqlite::SQLITE_SHM_LOCK | sqlite::SQLITE_SHM_EXCLUSIVE)
+    }
+
+    fn unlock_shared(&self, lock: Lock) {
+        self.0.shm_unlock(lock, sqlite::SQLITE_SHM_SHARED);
+    }
+
+    fn unlock_exclusive(&self, lock: Lock) {
+        self.0.shm_unlock(lock, sqlite::SQLITE_SHM_EXCLUSIVE);
+    }
+
+    fn barrier(&self) {
+        self.0.file.call(
+            |m| m.xShmBarrier,
+            |barrier, file| {
+                // SAFETY: the file is open and its index mapped.
+                unsafe { barrier(file) };
+                sqlite::SQLITE_OK
+            },
+        );
+    }
+}
+
+impl Drop for OwnIndex {
+    fn drop(&mut self) {
+        // SAFETY: unmaps without deleting; no region reference outlives self.
+        self.0
+            .file
+            .call(|m| m.xShmUnmap, |unmap, file| unsafe { unmap(file, 0) });
+        // SAFETY: gives back the SHARED lock of open_database.
+        self.0.file.call(
+            |m| m.xUnlock,
+            |unlock, file| unsafe { unlock(file, sqlite::SQLITE_LOCK_NONE) },
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! Reading pages at one commit, from the log and the database file.
+
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use super::read_lock::ReadLock;
+use super::{LogFile, SharedIndex, hash};
+use crate::error::{Error, Result};
+use crate::page::{PageNumber, PageSize};
+
+/// Where the database header has the page size (SQLite file format, section 1.3).
+const PAGE_SIZE_AT: u64 = 16;
+
+/// The database as of one read lock.
+pub struct Snapshot<'a> {
+    index: &'a dyn SharedIndex,
+    log: &'a dyn LogFile,
+    database: &'a dyn LogFile,
+    lock: &'a ReadLock,
+    page_size: PageSize,
+    database_size: u32,
+}
+
+impl<'a> Snapshot<'a> {
+    /// The snapshot a read lock keeps. All four must belong to the same database.
+    pub fn new(
+        index: &'a dyn SharedIndex,
+        log: &'a dyn LogFile,
+        database: &'a dyn LogFile,
+        lock: &'a ReadLock,
+    ) -> Result<Self> {
+        let header = lock.header();
+        let page_size = match header.page_size {
+            Some(size) => size,
+            None => stored_page_size(database)?,
+        };
+        let database_size = match header.database_size {
+            0 => u32::try_from(database.size()? / u64::from(page_size.get()))
+                .map_err(|_| Error::Corrupt("the database file is too large".into()))?,
+            size => size,
+        };
+        Ok(Self {
+            index,
+            log,
+            database,
+            lock,
+            page_size,
+            database_size,
+        })
+    }
+
+    /// The page size.
+    pub fn page_size(&self) -> PageSize {
+        self.page_size
+    }
+
+    /// The size in pages.
+    pub fn database_size(&self) -> u32 {
+        self.database_size
+    }
+
+    /// Reads one page; `buffer` must have the page size. What lies beyond the end of the database
+    /// file reads as zeros, as in SQLite.
+    pub fn read_page(&self, number: PageNumber, buffer: &mut [u8]) -> Result<()> {
+        if buffer.len() != self.page_size.bytes() {
+            return Err(Error::Misuse("the buffer has not the page size".into()));
+        }
+        if number.get() > self.database_size || number == self.page_size.lock_page() {
+            return Err(Error::Corrupt(format!(
+                "page {number} is not in a database of {} pages",
+                self.database_size
+            )));
+        }
+        if self.lock.slot() > 0 {
+            let header = self.lock.header();
+            let (min, max) = (self.lock.min_frame(), header.mx_frame);
+            if let Some(frame) = hash::find(self.index, number, min, max)? {
+                let mut bytes = [0; FRAME_HEADER_BYTES];
+                let offset = frame.offset(self.page_size);
+                let read = self.log.read(&mut bytes, offset)?
+                    + self.log.read(buffer, offset + FRAME_HEADER_BYTES as u64)?;
+                let right = FrameHeader::parse(&bytes).is_some_and(|found| found.page == number);
+                if !right || read < bytes.len() + buffer.len() {
+                    return Err(Error::Corrupt(format!(
+                        "frame {} of the log does not hold page {number}",
+                        frame.get()
+                    )));
+                }
+                return Ok(());
+            }
+        }
+        let read = self.database.read(buffer, number.offset(self.page_size))?;
+        buffer[read..].fill(0);
+        Ok(())
+    }
+}
+
+fn stored_page_size(database: &dyn LogFile) -> Result<PageSize> {
+    let mut bytes = [0; 2];
+    if database.read(&mut bytes, PAGE_SIZE_AT)? < bytes.len() {
+        return Err(Error::Corrupt(
+            "the database is empty: it has no page size yet".into(),
+        ));
+    }
+    match u16::from_be_bytes(bytes) {
+        1 => PageSize::new(65536),
+        size => PageSize::new(u32::from(size)),
+    }
+}

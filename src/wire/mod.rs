@@ -1,0 +1,127 @@
+//! What a primary and its replicas say to each other, as bytes. Pure: no network, no clock.
+
+mod records;
+mod request;
+mod response;
+mod stream;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
+use crate::position::{DatabaseId, Position};
+
+/// How many bytes of raw pages a part holds before it is full: the page that fills it is the last.
+pub const PART_BYTES: usize = 8 << 20;
+
+/// How many hashes a part holds at most.
+pub const PART_HASHES: usize = 262_144;
+
+/// How many pages a request may name, whatever their size turns out to be. Who knows the page size
+/// asks for at most [`part_pages`].
+pub const ASK_PAGES: usize = PART_BYTES / 512;
+
+/// The longest body: a full part that does not compress, with its records' heads.
+pub const BODY_BYTES: u64 = (PART_BYTES + PART_BYTES / 8) as u64;
+
+/// How many pages a part holds at most: [`PART_BYTES`] and one page more.
+pub fn part_pages(size: PageSize) -> usize {
+    PART_BYTES / size.bytes() + 1
+}
+
+/// The state a part was read at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Whose content this is.
+    pub database: DatabaseId,
+    /// The newest durable transaction.
+    pub position: Position,
+    /// Page size in bytes.
+    pub page_size: PageSize,
+    /// Database size in pages at `position`.
+    pub database_size: u32,
+    /// Digest of the whole content at `position`.
+    pub content: ContentDigest,
+}
+
+/// One page with its whole content.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// Its number.
+    pub number: PageNumber,
+    /// Its content, of the head's page size.
+    pub data: Vec<u8>,
+}
+
+/// Asks for the pages changed since a position, or for all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PullRequest {
+    /// The database the asker follows; `None` before the first answer.
+    pub database: Option<DatabaseId>,
+    /// What the asker holds; `None` asks for every page.
+    pub since: Option<Position>,
+    /// Continue after this page: the `next` of the part before.
+    pub after: Option<PageNumber>,
+}
+
+/// Asks for page hashes, ascending.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HashesRequest {
+    /// The database the asker follows.
+    pub database: Option<DatabaseId>,
+    /// Continue after this page.
+    pub after: Option<PageNumber>,
+}
+
+/// Asks for pages by number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PagesRequest {
+    /// The database the asker follows.
+    pub database: Option<DatabaseId>,
+    /// Which pages, ascending.
+    pub pages: Vec<PageNumber>,
+}
+
+/// A request of a replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// `POST {url}/v1/pull`
+    Pull(PullRequest),
+    /// `POST {url}/v1/hashes`
+    Hashes(HashesRequest),
+    /// `POST {url}/v1/pages`
+    Pages(PagesRequest),
+}
+
+/// The answer of a primary.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Response {
+    /// Nothing has changed since the asker's position.
+    UpToDate(Head),
+    /// Some pages at `head`; with `next`, more follow when asked for. A batch whose parts all
+    /// carry one head is the state at that head; pages changed while parts were fetched come
+    /// with another pull since the first part's position.
+    Pages {
+        /// The state the pages were read at.
+        head: Head,
+        /// Ascending by number.
+        pages: Vec<Page>,
+        /// The last page looked at, when there is more after it.
+        next: Option<PageNumber>,
+    },
+    /// Page hashes at `head`.
+    Hashes {
+        /// The state the hashes belong to.
+        head: Head,
+        /// Ascending by number.
+        hashes: Vec<(PageNumber, PageHash)>,
+        /// The last page listed, when there is more after it.
+        next: Option<PageNumber>,
+    },
+    /// The asker's position is not in the history of this database.
+    Diverged(Head),
+    /// The asker follows another database.
+    OtherDatabase(DatabaseId),
+}

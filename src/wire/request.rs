@@ -1,0 +1,159 @@
+//! Requests as bytes.
+//!
+//! Behind the envelope's kind (stream.rs):
+//!
+//! ```text
+//! size  field
+//!    1  flags: 1 = a database id follows, 2 = a position follows (pull only), others 0
+//!   16  database id, if flagged
+//!   24  position, if flagged: lsn 8, history id 16
+//! pull (kind 0x01), hashes (kind 0x02):
+//!    4  continue after this page; 0 = from the start
+//! pages (kind 0x03):
+//!    4  count, at most 16,384
+//!  4×n  page numbers, ascending
+//! ```
+
+use std::io::Read;
+
+use super::stream::{Reader, Writer, refused};
+use super::{ASK_PAGES, HashesRequest, PagesRequest, PullRequest, Request};
+use crate::error::Result;
+use crate::page::PageNumber;
+use crate::position::{DatabaseId, Position};
+
+const PULL: u8 = 0x01;
+const HASHES: u8 = 0x02;
+const PAGES: u8 = 0x03;
+
+const HAS_DATABASE: u8 = 1;
+const HAS_POSITION: u8 = 2;
+
+impl Request {
+    /// The request as it is sent.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Request::Pull(pull) => {
+                let mut writer = start(PULL, pull.database, pull.since);
+                writer.page(pull.after);
+                writer.finish()
+            }
+            Request::Hashes(hashes) => {
+                let mut writer = start(HASHES, hashes.database, None);
+                writer.page(hashes.after);
+                writer.finish()
+            }
+            Request::Pages(pages) => {
+                let mut writer = start(PAGES, pages.database, None);
+                writer.u32(pages.pages.len() as u32);
+                pages.pages.iter().for_each(|page| writer.page(Some(*page)));
+                writer.finish()
+            }
+        }
+    }
+
+    /// Reads a request to its end.
+    pub fn decode(source: &mut dyn Read) -> Result<Request> {
+        let (mut reader, kind) = Reader::start(source)?;
+        let request = match kind {
+            PULL => Request::Pull(pull(&mut reader)?),
+            HASHES => Request::Hashes(hashes(&mut reader)?),
+            PAGES => Request::Pages(pages(&mut reader)?),
+            kind => return Err(refused(format!("{kind:#04x} is not a kind of request"))),
+        };
+        reader.finish()?;
+        Ok(request)
+    }
+
+    /// The last segment of the URL the request is sent to.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Request::Pull(_) => "pull",
+            Request::Hashes(_) => "hashes",
+            Request::Pages(_) => "pages",
+        }
+    }
+
+    /// The database the asker follows.
+    pub fn database(&self) -> Option<DatabaseId> {
+        match self {
+            Request::Pull(pull) => pull.database,
+            Request::Hashes(hashes) => hashes.database,
+            Request::Pages(pages) => pages.database,
+        }
+    }
+}
+
+fn start(kind: u8, database: Option<DatabaseId>, since: Option<Position>) -> Writer {
+    let mut writer = Writer::start(kind);
+    let mut flags = 0;
+    if database.is_some() {
+        flags |= HAS_DATABASE;
+    }
+    if since.is_some() {
+        flags |= HAS_POSITION;
+    }
+    writer.u8(flags);
+    if let Some(database) = database {
+        writer.bytes(&database.0);
+    }
+    if let Some(since) = since {
+        writer.position(since);
+    }
+    writer
+}
+
+fn pull(reader: &mut Reader<'_>) -> Result<PullRequest> {
+    let flags = flags(reader, HAS_DATABASE | HAS_POSITION)?;
+    let database = database(reader, flags)?;
+    let since = match flags & HAS_POSITION {
+        0 => None,
+        _ => Some(reader.position()?),
+    };
+    Ok(PullRequest {
+        database,
+        since,
+        after: reader.page()?,
+    })
+}
+
+fn hashes(reader: &mut Reader<'_>) -> Result<HashesRequest> {
+    let flags = flags(reader, HAS_DATABASE)?;
+    let database = database(reader, flags)?;
+    Ok(HashesRequest {
+        database,
+        after: reader.page()?,
+    })
+}
+
+fn pages(reader: &mut Reader<'_>) -> Result<PagesRequest> {
+    let flags = flags(reader, HAS_DATABASE)?;
+    let database = database(reader, flags)?;
+    let count = reader.u32()? as usize;
+    if count > ASK_PAGES {
+        return Err(refused(format!("{count} pages asked for at once")));
+    }
+    let mut pages: Vec<PageNumber> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let number = reader.page()?.ok_or_else(|| refused("page 0 asked for"))?;
+        if pages.last().is_some_and(|last| *last >= number) {
+            return Err(refused("page numbers do not ascend"));
+        }
+        pages.push(number);
+    }
+    Ok(PagesRequest { database, pages })
+}
+
+fn flags(reader: &mut Reader<'_>, known: u8) -> Result<u8> {
+    match reader.u8()? {
+        flags if flags & !known == 0 => Ok(flags),
+        flags => Err(refused(format!("flags {flags:#04x}"))),
+    }
+}
+
+fn database(reader: &mut Reader<'_>, flags: u8) -> Result<Option<DatabaseId>> {
+    match flags & HAS_DATABASE {
+        0 => Ok(None),
+        _ => reader.database().map(Some),
+    }
+}

@@ -1,0 +1,240 @@
+//! Hosts other than the shell, driven over their standard input: Debian's Python, and a bundled current SQLite.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::Process;
+use crate::{hex, library, uri};
+
+/// Debian's Python: the one whose sqlite3 module can load extensions.
+pub const PYTHON: &str = "/usr/bin/python3";
+
+/// What a host reported instead of an answer.
+#[derive(Debug)]
+pub struct Failure {
+    /// SQLite's extended result code; 0 when a watcher saw a broken state.
+    pub code: i32,
+    /// The message.
+    pub message: String,
+}
+
+/// A running host.
+pub struct Host {
+    process: Process,
+    looping: bool,
+}
+
+impl Host {
+    /// Python without the extension.
+    pub fn plain_python() -> Host {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/host.py");
+        let mut command = Command::new(PYTHON);
+        command.arg(script);
+        Host::spawn("plain Python", &mut command)
+    }
+
+    /// Python with the extension loaded.
+    pub fn python() -> Host {
+        let mut host = Host::plain_python();
+        host.load();
+        host
+    }
+
+    /// The bundled current SQLite without the extension.
+    pub fn plain_bundled() -> Host {
+        Host::spawn("plain bundled SQLite", &mut Command::new(bundled_host()))
+    }
+
+    /// The bundled current SQLite with the extension loaded.
+    pub fn bundled() -> Host {
+        let mut host = Host::plain_bundled();
+        host.load();
+        host
+    }
+
+    fn spawn(name: &str, command: &mut Command) -> Host {
+        Host {
+            process: Process::spawn(name, command),
+            looping: false,
+        }
+    }
+
+    fn load(&mut self) {
+        let library = library();
+        self.done("load", &[library.to_str().expect("UTF-8 path")]);
+    }
+
+    /// Opens a file name or URI as connection `slot`.
+    pub fn try_open(&mut self, slot: &str, name: &str) -> Result<(), Failure> {
+        self.ask("open", &[slot, name]).map(drop)
+    }
+
+    /// Opens a file name or URI as connection `slot`; must succeed.
+    #[track_caller]
+    pub fn open(&mut self, slot: &str, name: &str) {
+        self.done("open", &[slot, name]);
+    }
+
+    /// Opens `file:PATH?vfs=replica&parameters` as connection `main`.
+    #[track_caller]
+    pub fn open_replica(&mut self, path: &Path, parameters: &str) {
+        self.open("main", &uri(path, parameters));
+        self.sql("main", "PRAGMA busy_timeout = 20000");
+    }
+
+    /// Closes connection `slot`.
+    #[track_caller]
+    pub fn close_connection(&mut self, slot: &str) {
+        self.done("close", &[slot]);
+    }
+
+    /// Runs one statement; columns joined by `|`, rows by newlines.
+    pub fn try_sql(&mut self, slot: &str, sql: &str) -> Result<String, Failure> {
+        self.ask("sql", &[slot, sql])
+    }
+
+    /// Runs one statement that must succeed.
+    #[track_caller]
+    pub fn sql(&mut self, slot: &str, sql: &str) -> String {
+        self.done("sql", &[slot, sql])
+    }
+
+    /// Runs one statement that must fail.
+    #[track_caller]
+    pub fn refused(&mut self, slot: &str, sql: &str) -> Failure {
+        match self.try_sql(slot, sql) {
+            Ok(answer) => panic!("{sql} must be refused, but answered: {answer}"),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Opens connection `slot` and reads `sql`: one of the two must fail. When a refusal shows is SQLite's business.
+    #[track_caller]
+    pub fn refused_at_open_or(&mut self, slot: &str, name: &str, sql: &str) -> Failure {
+        match self.try_open(slot, name) {
+            Err(failure) => failure,
+            Ok(()) => {
+                let failure = self.refused(slot, sql);
+                self.close_connection(slot);
+                failure
+            }
+        }
+    }
+
+    /// The version of the SQLite library in this host.
+    pub fn version(&mut self) -> String {
+        self.done("version", &[])
+    }
+
+    /// Starts to read `query` over and over, each time twice in a transaction: its first column never goes back, its
+    /// second is 1 for a whole state. Returns after the first read.
+    #[track_caller]
+    pub fn watch(&mut self, slot: &str, query: &str) {
+        self.start("watch", &[slot, query]);
+    }
+
+    /// Starts to run `wal_checkpoint` in every mode in turn.
+    #[track_caller]
+    pub fn checkpoint(&mut self, slot: &str, pause_milliseconds: u32) {
+        self.start("checkpoint", &[slot, &pause_milliseconds.to_string()]);
+    }
+
+    /// Starts to run one statement over and over.
+    #[track_caller]
+    pub fn repeat(&mut self, slot: &str, sql: &str) {
+        self.start("repeat", &[slot, sql]);
+    }
+
+    /// Ends the running loop; what it counted, as numbers (and the last answer, of `repeat`), joined by `|`.
+    #[track_caller]
+    pub fn stop(&mut self) -> String {
+        assert!(self.looping, "no loop was started");
+        self.looping = false;
+        self.process.write("stop\n");
+        let name = self.process.name().to_string();
+        self.answer("a loop")
+            .unwrap_or_else(|failure| panic!("{name}: {failure:?}"))
+    }
+
+    /// Waits for the running loop to fail by itself.
+    #[track_caller]
+    pub fn stopped_by_itself(&mut self) -> Failure {
+        self.looping = false;
+        match self.answer("a loop that must fail") {
+            Ok(answer) => panic!("the loop ended without being told: {answer}"),
+            Err(failure) => failure,
+        }
+    }
+
+    /// The process itself.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    fn start(&mut self, command: &str, arguments: &[&str]) {
+        self.send(command, arguments);
+        let line = self.next(command);
+        if line != "started" {
+            let name = self.process.name().to_string();
+            panic!("{name}: {command} {arguments:?}: {:?}", decode(&line));
+        }
+        self.looping = true;
+    }
+
+    #[track_caller]
+    fn done(&mut self, command: &str, arguments: &[&str]) -> String {
+        let name = self.process.name().to_string();
+        self.ask(command, arguments).unwrap_or_else(|failure| {
+            let reason = self
+                .ask("sql", &["memory", "SELECT replica_last_error()"])
+                .unwrap_or_default();
+            panic!("{name}: {command} {arguments:?}: {failure:?}\nreplica_last_error: {reason}")
+        })
+    }
+
+    fn ask(&mut self, command: &str, arguments: &[&str]) -> Result<String, Failure> {
+        self.send(command, arguments);
+        self.answer(&format!("{command} {arguments:?}"))
+    }
+
+    fn send(&mut self, command: &str, arguments: &[&str]) {
+        let mut line = command.to_string();
+        for argument in arguments {
+            line.push(' ');
+            line += &hex::encode(argument);
+        }
+        line.push('\n');
+        self.process.write(&line);
+    }
+
+    fn answer(&mut self, doing: &str) -> Result<String, Failure> {
+        let line = self.next(doing);
+        decode(&line)
+    }
+
+    fn next(&mut self, doing: &str) -> String {
+        self.process
+            .read_until(doing, |_| true)
+            .pop()
+            .expect("one line")
+    }
+}
+
+fn decode(line: &str) -> Result<String, Failure> {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words.as_slice() {
+        ["ok", answer] => Ok(hex::decode(answer)),
+        ["err", code, message] => Err(Failure {
+            code: code.parse().expect("a number"),
+            message: hex::decode(message),
+        }),
+        _ => panic!("a host said something else: {line}"),
+    }
+}
+
+/// The `bundled-host` program of this crate: cargo builds it next to the directory of the running test.
+fn bundled_host() -> PathBuf {
+    let test = std::env::current_exe().expect("own path");
+    let directory = test.parent().and_then(Path::parent).expect("target");
+    directory.join("bundled-host")
+}

@@ -1,0 +1,104 @@
+//! What the tests of `libreplica.so` share: real hosts as child processes, a byte-counting relay, page-for-page
+//! comparison by plain SQLite, and workloads.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+pub mod bank;
+pub mod files;
+pub mod hex;
+pub mod host;
+pub mod image;
+pub mod primary;
+pub mod process;
+pub mod relay;
+pub mod shell;
+pub mod workload;
+
+pub use files::{Files, notes};
+pub use host::{Failure, Host};
+pub use image::{Image, assert_intact, assert_same, side_file, side_files};
+pub use primary::Primary;
+pub use process::wait_for;
+pub use relay::Relay;
+pub use shell::Shell;
+
+/// The extension under test: `REPLICA_SO`, else the build named by `REPLICA_BUILD` (`release`, the default, or `debug`).
+pub fn library() -> PathBuf {
+    let path = match std::env::var_os("REPLICA_SO") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let build = std::env::var("REPLICA_BUILD").unwrap_or_else(|_| "release".to_string());
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../target")
+                .join(build)
+                .join("libreplica.so")
+        }
+    };
+    path.canonicalize().unwrap_or_else(|error| {
+        panic!(
+            "{}: {error}. Run scripts/test.sh, which builds the extension first, or set REPLICA_SO",
+            path.display()
+        )
+    })
+}
+
+/// An empty directory that is gone when the test ends, or stays where `REPLICA_KEEP` is set.
+pub fn directory() -> tempfile::TempDir {
+    let mut directory = tempfile::Builder::new()
+        .prefix("replica-test-")
+        .tempdir()
+        .expect("temporary directory");
+    if std::env::var_os("REPLICA_KEEP").is_some() {
+        directory.disable_cleanup(true);
+        println!("kept: {}", directory.path().display());
+    }
+    directory
+}
+
+/// `file:PATH?vfs=replica`, and `parameters` if there are any.
+pub fn uri(path: &Path, parameters: &str) -> String {
+    let path = path.to_str().expect("UTF-8 path");
+    let separator = if parameters.is_empty() { "" } else { "&" };
+    format!("file:{path}?vfs=replica{separator}{parameters}")
+}
+
+/// The member of a JSON text at `path` (`$.name`), as text; missing members fail the test.
+#[track_caller]
+pub fn json(text: &str, path: &str) -> String {
+    let found: Option<String> = Connection::open_in_memory()
+        .and_then(|connection| {
+            connection.query_row(
+                "SELECT CAST(json_extract(?1, ?2) AS TEXT)",
+                [text, path],
+                |row| row.get(0),
+            )
+        })
+        .unwrap_or_else(|error| panic!("{path} in {text:?}: {error}"));
+    found.unwrap_or_else(|| panic!("no {path} in {text}"))
+}
+
+/// A number in a JSON text.
+#[track_caller]
+pub fn number(text: &str, path: &str) -> u64 {
+    let value = json(text, path);
+    value
+        .parse()
+        .unwrap_or_else(|_| panic!("{path} in {text} is no count: {value}"))
+}
+
+/// A port that was free a moment ago, for servers that must come back on the same one.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// The seed of a test's random choices: `REPLICA_SEED`, else the given one; printed, so that a failure can be repeated.
+pub fn seed(test: &str, default: u64) -> u64 {
+    let seed = std::env::var("REPLICA_SEED").ok().map_or(default, |text| {
+        text.parse().expect("REPLICA_SEED is a number")
+    });
+    println!("{test}: seed {seed}");
+    seed
+}
