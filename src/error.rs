@@ -47,7 +47,7 @@ pub enum Error {
     #[error("{0}")]
     Corrupt(String),
     /// The bytes a peer sent do not follow the protocol.
-    #[error("the remote's answer is not valid: {0}")]
+    #[error("the peer's message is not valid: {0}")]
     Protocol(String),
     /// The remote cannot be reached, or broke off.
     #[error("remote {url}: {reason}")]

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::answer::Primary;
-use super::server::Server;
+use super::server::{self, Server, Service};
 use crate::database::host::Host;
 use crate::error::{Error, Result};
 use crate::last_error;
@@ -80,13 +80,8 @@ pub fn serve(
     }
     let primary = Arc::new(Primary::begin(Arc::clone(host), path)?);
     let address = serving.server(address)?;
-    let added = serving.servers.get(&address).map(|server| {
-        server.add(
-            &name,
-            Arc::clone(&primary) as Arc<dyn super::server::Service>,
-        )
-    });
-    if let Some(Err(error)) = added {
+    if let Err(error) = serving.add(address, &name, &primary) {
+        serving.stop_if_idle(address);
         return Err(error);
     }
     let url = format!("http://{address}/{name}");
@@ -113,15 +108,27 @@ pub fn serve(
 impl Registry {
     /// The server that listens on `address`, started where there is none yet.
     fn server(&mut self, address: &str) -> Result<SocketAddr> {
-        if let Ok(wanted) = address.parse::<SocketAddr>()
-            && self.servers.contains_key(&wanted)
-        {
+        let wanted = server::loopback(address)?;
+        if self.servers.contains_key(&wanted) {
             return Ok(wanted);
         }
         let server = Server::start(address)?;
         let address = server.local_address();
         self.servers.insert(address, server);
         Ok(address)
+    }
+
+    fn add(&self, address: SocketAddr, name: &str, primary: &Arc<Primary>) -> Result<()> {
+        match self.servers.get(&address) {
+            Some(server) => server.add(name, Arc::clone(primary) as Arc<dyn Service>),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the server out when it serves nothing any more; the caller ends it.
+    fn stop_if_idle(&mut self, address: SocketAddr) -> Option<Server> {
+        let idle = self.servers.get(&address).is_some_and(Server::is_empty);
+        if idle { self.servers.remove(&address) } else { None }
     }
 }
 
@@ -132,15 +139,10 @@ pub fn stop(path: &Path) -> bool {
         let Some(served) = serving.databases.remove(path) else {
             return false;
         };
-        let idle = serving.servers.get(&served.address).is_some_and(|server| {
+        if let Some(server) = serving.servers.get(&served.address) {
             server.remove(&served.name);
-            server.is_empty()
-        });
-        let server = if idle {
-            serving.servers.remove(&served.address)
-        } else {
-            None
-        };
+        }
+        let server = serving.stop_if_idle(served.address);
         (served, server)
     };
     if let Some(server) = server {

@@ -2,6 +2,8 @@
 //! SQLite.
 
 mod connection;
+#[cfg(test)]
+mod fake;
 mod routes;
 #[cfg(test)]
 mod tests;

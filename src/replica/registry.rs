@@ -11,6 +11,7 @@ use crate::database::host::Host;
 use crate::database::settings::Settings;
 use crate::database::store::{Role, Store};
 use crate::error::{Error, Result};
+use crate::remote;
 
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Replica>>>> = LazyLock::new(Mutex::default);
 
@@ -41,6 +42,10 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
         .or(secret)
         .or(Settings::from_store(&store)?)
         .or(Settings::from_environment());
+    if let Some(url) = &settings.sync_url {
+        // Says at once what could never be followed; no connection is made yet.
+        remote::connect(url, None, settings.timeout())?;
+    }
     let replica = Arc::new(Replica::new(
         Arc::clone(host),
         path.to_owned(),
@@ -96,6 +101,10 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
             "{} is open in this process: configure it before",
             path.display()
         )));
+    }
+    if let Some(url) = &settings.sync_url {
+        // Refuses what could not be followed, and secrets in a URL that will be stored.
+        remote::connect(url, None, settings.timeout())?;
     }
     if let Some(secret) = &settings.auth_token {
         SECRETS.lock().insert(path.to_owned(), secret.clone());

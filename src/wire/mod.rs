@@ -20,7 +20,7 @@ pub const PART_BYTES: usize = 8 << 20;
 pub const PART_HASHES: usize = 262_144;
 
 /// How many pages a request may name, whatever their size turns out to be. Who knows the page size
-/// asks for at most [`part_pages`].
+/// asks for at most [`PART_BYTES`] worth.
 pub const ASK_PAGES: usize = PART_BYTES / 512;
 
 /// The longest body: a full part that does not compress, with its records' heads.

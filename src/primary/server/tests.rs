@@ -7,99 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::fake::{Failing, Fake, PAGES, head, page};
 use super::*;
-use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
-use crate::position::{DatabaseId, HistoryId, Lsn, Position};
+use crate::page::PageNumber;
+use crate::position::Position;
 use crate::remote::{self, Remote};
-use crate::wire::{HashesRequest, Page, PagesRequest, PullRequest};
-
-/// A database of 300 pages that are all alike.
-struct Fake {
-    delay: Duration,
-}
-
-const PAGES: u32 = 300;
-const PART: u32 = 128;
-
-fn head() -> Head {
-    Head {
-        database: DatabaseId([1; 16]),
-        position: Position {
-            lsn: Lsn(7),
-            id: HistoryId([2; 16]),
-        },
-        page_size: PageSize::new(65536).unwrap(),
-        database_size: PAGES,
-        content: ContentDigest::default(),
-    }
-}
-
-fn page(number: u32) -> Page {
-    let data = vec![number as u8; head().page_size.bytes()];
-    Page {
-        number: PageNumber::new(number).unwrap(),
-        data,
-    }
-}
-
-impl Service for Fake {
-    fn answer(&self, request: Request) -> Result<Response> {
-        thread::sleep(self.delay);
-        match request {
-            Request::Pull(pull) if pull.since == Some(head().position) => {
-                Ok(Response::UpToDate(head()))
-            }
-            Request::Pull(pull) => {
-                let first = pull.after.map_or(1, |after| after.get() + 1);
-                let last = PAGES.min(first + PART - 1);
-                let next = PageNumber::new(last).filter(|last| last.get() < PAGES);
-                Ok(Response::Pages {
-                    head: head(),
-                    pages: (first..=last).map(page).collect(),
-                    next,
-                })
-            }
-            Request::Hashes(_) => {
-                let hash = |number| (page(number).number, PageHash::from_bytes([3; 16]));
-                let hashes = (1..=PAGES).map(hash).collect();
-                Ok(Response::Hashes {
-                    head: head(),
-                    hashes,
-                    next: None,
-                })
-            }
-            Request::Pages(asked) => {
-                let pages = asked
-                    .pages
-                    .iter()
-                    .map(|number| page(number.get()))
-                    .collect();
-                Ok(Response::Pages {
-                    head: head(),
-                    pages,
-                    next: None,
-                })
-            }
-        }
-    }
-
-    fn head(&self) -> Result<Head> {
-        Ok(head())
-    }
-}
-
-/// A database that fails in its own way.
-struct Failing(fn() -> Error);
-
-impl Service for Failing {
-    fn answer(&self, _: Request) -> Result<Response> {
-        Err((self.0)())
-    }
-
-    fn head(&self) -> Result<Head> {
-        Err((self.0)())
-    }
-}
+use crate::wire::{HashesRequest, PagesRequest, PullRequest};
 
 fn fake() -> Arc<Fake> {
     Arc::new(Fake {
