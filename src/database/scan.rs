@@ -53,12 +53,12 @@ pub fn advance_read(handle: &Handle, lock: &mut ReadLock) -> Result<()> {
     patiently(handle, || lock.advance(&*handle.files.index))
 }
 
-/// Moves a read for another purpose, if the newest commit is `expected`.
+/// Moves a read for another purpose; where a commit is `expected`, only if it is the newest.
 pub fn change_read(
     handle: &Handle,
     lock: &mut ReadLock,
     keep: Keep,
-    expected: &IndexHeader,
+    expected: Option<&IndexHeader>,
 ) -> Result<bool> {
     patiently(handle, || lock.change(&*handle.files.index, keep, expected))
 }

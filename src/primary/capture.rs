@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use super::history;
 use crate::database::handle::Handle;
@@ -27,6 +29,17 @@ const CHECKPOINT_BYTES: u64 = 4 << 20;
 /// Log size in bytes from which the capture holds writers back for the moment a checkpoint takes,
 /// so that the log can begin anew.
 const RESTART_BYTES: u64 = 16 << 20;
+
+/// Rounds of one run: more than one only where frames are repaired.
+const ATTEMPTS: usize = 100;
+
+/// What one round came to.
+enum Captured {
+    /// Everything up to the header is recorded.
+    All,
+    /// Nothing yet: frames were put right first, or are being written.
+    Repaired,
+}
 
 /// States of one run that are kept to label snapshots.
 const MOST_RECENT: usize = 4096;
@@ -102,21 +115,30 @@ impl Capture {
         }
     }
 
-    /// Captures every commit up to now. Afterwards the store holds them durably.
+    /// Captures every commit made before the call. Afterwards the store holds them durably.
     pub fn run(&mut self) -> Result<()> {
         self.recent.clear();
         self.recent.push_back((self.captured.anchor(), self.state));
-        while self.handle.header()? != self.captured {
+        for _ in 0..ATTEMPTS {
+            // One round is enough: a busy writer is always ahead again.
+            if self.handle.header()? == self.captured {
+                return Ok(());
+            }
             let now = self.hold_log()?;
             match self.capture_to(&now) {
+                Ok(Captured::All) => return Ok(()),
+                Ok(Captured::Repaired) => {}
                 Err(Error::Corrupt(reason)) => {
                     log::warn!(target: "replica", "{}: {reason}; all pages are compared", self.path.display());
-                    self.compare()?;
+                    return self.compare();
                 }
-                other => other?,
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Err(Error::Busy(format!(
+            "{}: the log is being repaired",
+            self.path.display()
+        )))
     }
 
     /// The state at exactly this index, captured by the last run.
@@ -192,22 +214,24 @@ impl Capture {
             scan::advance_read(&self.handle, &mut self.lock)?;
             return Ok(*self.lock.header());
         }
-        loop {
-            let newest = self.handle.header()?;
-            if scan::change_read(&self.handle, &mut self.lock, Keep::Log, &newest)? {
-                return Ok(newest);
-            }
-        }
+        scan::change_read(&self.handle, &mut self.lock, Keep::Log, None)?;
+        Ok(*self.lock.header())
     }
 
     /// Where everything is in the database file, lets the log begin anew with the next commit.
     fn let_go_of_log(&mut self) -> Result<()> {
         let captured = self.captured;
-        scan::change_read(&self.handle, &mut self.lock, Keep::Snapshot, &captured).map(drop)
+        scan::change_read(
+            &self.handle,
+            &mut self.lock,
+            Keep::Snapshot,
+            Some(&captured),
+        )
+        .map(drop)
     }
 
     /// Records the transactions from the captured header up to `now`, which the lock keeps.
-    fn capture_to(&mut self, now: &IndexHeader) -> Result<()> {
+    fn capture_to(&mut self, now: &IndexHeader) -> Result<Captured> {
         // While only the database file was kept (slot 0), the log may have begun anew: once, and
         // nothing of it has been copied since. Otherwise it has only grown.
         let from = match self.captured.salts == now.salts && self.captured.mx_frame <= now.mx_frame
@@ -246,9 +270,11 @@ impl Capture {
                 self.recent.extend(recent.into_iter().skip(surplus));
                 self.recent.push_back((now.anchor(), state));
                 (self.state, self.captured) = (state, *now);
-                Ok(())
+                Ok(Captured::All)
             }
-            Err(Error::Busy(reason)) if reason == BROKEN => self.repair(&from),
+            Err(Error::Busy(reason)) if reason == BROKEN => {
+                self.repair(&from).map(|()| Captured::Repaired)
+            }
             Err(error) => Err(error),
         }
     }
@@ -256,14 +282,16 @@ impl Capture {
     /// Puts live frames right that recovery would refuse, before anybody relies on them.
     fn repair(&self, from: &Anchor) -> Result<()> {
         let files = &self.handle.files;
-        if let Some(mut writer) = Writer::try_begin(&*files.index)? {
-            writer.repair(&*files.log, from)?;
-            log::warn!(
-                target: "replica",
-                "{}: frame headers that a crash would have lost were repaired",
-                self.path.display()
-            );
-        }
+        let Some(mut writer) = Writer::try_begin(&*files.index)? else {
+            thread::sleep(Duration::from_millis(1));
+            return Ok(());
+        };
+        writer.repair(&*files.log, from)?;
+        log::warn!(
+            target: "replica",
+            "{}: frame headers that a crash would have lost were repaired",
+            self.path.display()
+        );
         Ok(())
     }
 

@@ -128,7 +128,11 @@ impl Registry {
     /// Takes the server out when it serves nothing any more; the caller ends it.
     fn stop_if_idle(&mut self, address: SocketAddr) -> Option<Server> {
         let idle = self.servers.get(&address).is_some_and(Server::is_empty);
-        if idle { self.servers.remove(&address) } else { None }
+        if idle {
+            self.servers.remove(&address)
+        } else {
+            None
+        }
     }
 }
 

@@ -48,16 +48,16 @@ impl ReadLock {
         Ok(())
     }
 
-    /// Moves to the newest commit for another purpose from now on. Where that commit is not
-    /// `expected`, nothing moves and the answer is false.
+    /// Moves to the newest commit for another purpose from now on. Where that commit is not the
+    /// `expected` one, nothing moves and the answer is false.
     pub fn change(
         &mut self,
         index: &dyn SharedIndex,
         keep: Keep,
-        expected: &IndexHeader,
+        expected: Option<&IndexHeader>,
     ) -> Result<bool> {
         let new = Self::take(index, keep, Some(self.slot))?;
-        let moves = new.header == *expected;
+        let moves = expected.is_none_or(|expected| new.header == *expected);
         let (kept, given_back) = if moves {
             (new.slot, self.slot)
         } else {
