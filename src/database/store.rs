@@ -1,8 +1,10 @@
 //! The state store: a small SQLite database beside the file, schema in `sql/state.sql`.
 
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 use super::host::{AtClose, Host};
 use super::paths;
@@ -13,6 +15,9 @@ use crate::wal::anchor::Anchor;
 
 const SCHEMA: &str = include_str!("../../sql/state.sql");
 const SCHEMA_VERSION: i64 = 1;
+
+/// How long an open waits for others who are opening the store too.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who a database is to others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +91,7 @@ impl Store {
     /// Opens the state store of `database`, creating an empty one where there is none.
     pub fn open(host: &dyn Host, database: &Path) -> Result<Self> {
         let mut connection = host.connect(&paths::store(database), AtClose::RemoveLog)?;
-        prepare(&mut connection).during("open the state store")?;
+        prepare_patiently(&mut connection).during("open the state store")?;
         let version: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
             .during("open the state store")?;
@@ -428,6 +433,23 @@ fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
 
 fn content(row: &Row<'_>) -> rusqlite::Result<ContentDigest> {
     row.get("content").map(ContentDigest::from_bytes)
+}
+
+/// As [`prepare`]; where two processes enter WAL mode at once SQLite refuses one of them without
+/// asking the busy handler.
+fn prepare_patiently(connection: &mut Connection) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match prepare(connection) {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begun.elapsed() < BUSY_TIMEOUT =>
+            {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Sets the connection up and creates the schema in an empty file, whoever comes first.

@@ -78,12 +78,17 @@ pub fn serve(
             path.display()
         )));
     }
-    let primary = Arc::new(Primary::begin(Arc::clone(host), path)?);
+    // The address first: a refusal leaves nothing behind.
     let address = serving.server(address)?;
-    if let Err(error) = serving.add(address, &name, &primary) {
-        serving.stop_if_idle(address);
-        return Err(error);
-    }
+    let begun = Primary::begin(Arc::clone(host), path).map(Arc::new);
+    let primary =
+        match begun.and_then(|primary| serving.add(address, &name, &primary).map(|()| primary)) {
+            Ok(primary) => primary,
+            Err(error) => {
+                serving.stop_if_idle(address);
+                return Err(error);
+            }
+        };
     let url = format!("http://{address}/{name}");
     let head = {
         let capture = primary.capture();
