@@ -37,8 +37,10 @@ pub struct Options {
 pub struct Serving {
     /// The URL replicas follow.
     pub url: String,
-    /// The permanent id of the database.
+    /// The name it is served under.
     pub database: String,
+    /// The permanent id of the database.
+    pub id: String,
     /// Its position.
     pub position: String,
 }
@@ -94,6 +96,7 @@ pub fn serve(
         let capture = primary.capture();
         capture.head(capture.state())
     };
+    let served_name = name.clone();
     let worker = start_worker(Arc::clone(&primary))?;
     let served = Served {
         primary,
@@ -105,7 +108,8 @@ pub fn serve(
     serving.databases.insert(path.to_owned(), Arc::new(served));
     Ok(Serving {
         url,
-        database: head.database.to_string(),
+        database: served_name,
+        id: head.database.to_string(),
         position: head.position.to_string(),
     })
 }

@@ -19,27 +19,28 @@ use crate::wire::{Head, Page};
 /// Parts between two moments at which the spool is made durable and the progress recorded.
 const PARTS_PER_SYNC: usize = 4;
 
-/// Makes the replica, or waits while another process makes it.
+/// Makes the replica, or waits while another process makes it, or ends what one left unfinished.
 pub fn run(replica: &Replica) -> Result<()> {
+    if replica.is_made()? && replica.local().store()?.progress()?.is_none() {
+        return Ok(());
+    }
     let Some(_lock) = wait_for_lock(replica)? else {
         return Ok(());
     };
     if replica.is_made()? {
-        return Ok(());
+        return finish(replica);
     }
     let path = replica.path();
     let complete = {
         let local = replica.local();
-        let (state, progress) = (local.store.state()?, local.store.progress()?);
+        let store = local.store()?;
+        let (state, progress) = (store.state()?, store.progress()?);
         let spooled = replica.host().exists(&paths::spool(path))?;
         if replica.host().exists(path)? {
-            return Err(Error::CannotOpen(format!(
-                "{}: a file that is not this replica took its name; nothing was changed",
-                path.display()
-            )));
+            return Err(not_a_replica());
         }
         if !spooled || (state.is_some() && progress.is_none()) {
-            local.store.transaction(Store::clear_content)?;
+            store.transaction(Store::clear_content)?;
             false
         } else {
             state.is_some()
@@ -49,6 +50,15 @@ pub fn run(replica: &Replica) -> Result<()> {
         fill(replica)?;
     }
     install(replica)
+}
+
+/// Why a file that is there is not opened as a replica.
+pub(super) fn not_a_replica() -> Error {
+    Error::CannotOpen(
+        "the file exists and is not a replica, or has lost its state; nothing was changed. Give a \
+         new name, or move it away; SELECT replica_discard() makes its content that of the remote"
+            .to_owned(),
+    )
 }
 
 /// The lock of the one process that makes the replica; `None` when another one has made it.
@@ -62,7 +72,7 @@ fn wait_for_lock(replica: &Replica) -> Result<Option<LockFile>> {
         if replica.is_made()? {
             return Ok(None);
         }
-        let progress = replica.local().store.progress()?;
+        let progress = replica.local().store()?.progress()?;
         if progress != seen {
             (seen, waited) = (progress, Instant::now());
         }
@@ -82,8 +92,8 @@ fn fill(replica: &Replica) -> Result<()> {
     let (database, progress) = {
         let local = replica.local();
         (
-            local.store.identity()?.and_then(|(_, id)| id),
-            local.store.progress()?,
+            local.store()?.identity()?.and_then(|(_, id)| id),
+            local.store()?.progress()?,
         )
     };
     let spool = replica.host().open_spool(&paths::spool(replica.path()))?;
@@ -106,6 +116,11 @@ fn fill(replica: &Replica) -> Result<()> {
             )));
         }
     };
+    if spool.size()? < u64::from(head.database_size) * u64::from(head.page_size.get()) {
+        return Err(Error::Protocol(
+            "the remote left out the last pages".to_owned(),
+        ));
+    }
     spool.truncate(u64::from(head.database_size) * u64::from(head.page_size.get()))?;
     spool.sync()?;
     if digest(&*spool, head.page_size, head.database_size)? != head.content {
@@ -153,7 +168,7 @@ fn fetch_all(
                 page_size: begun.page_size,
                 after: last.get(),
             };
-            replica.local().store.transaction(|store| {
+            replica.local().store()?.transaction(|store| {
                 store.set_identity(Role::Replica, Some(head.database))?;
                 store.set_progress(&progress)
             })?;
@@ -216,7 +231,7 @@ fn complete(replica: &Replica, head: &Head, first: crate::position::Position) ->
         page_size: head.page_size,
         after: head.database_size,
     };
-    replica.local().store.transaction(|store| {
+    replica.local().store()?.transaction(|store| {
         store.set_identity(Role::Replica, Some(head.database))?;
         store.set_progress(&progress)?;
         store.set_state(&state)?;
@@ -225,7 +240,7 @@ fn complete(replica: &Replica, head: &Head, first: crate::position::Position) ->
 }
 
 fn start_over(replica: &Replica) -> Result<()> {
-    replica.local().store.transaction(Store::clear_content)?;
+    replica.local().store()?.transaction(Store::clear_content)?;
     remove(&paths::spool(replica.path()))
 }
 
@@ -237,9 +252,16 @@ fn install(replica: &Replica) -> Result<()> {
         remove(&stray)?;
     }
     file_call("link", path, fs::hard_link(&spool, path))?;
-    sync_folder(path)?;
-    remove(&spool)?;
-    replica.local().store.clear_progress()
+    finish(replica)
+}
+
+/// Takes the spool's own name away. The progress goes last: as long as it is there, this is done
+/// again.
+fn finish(replica: &Replica) -> Result<()> {
+    sync_folder(replica.path())?;
+    remove(&paths::spool(replica.path()))?;
+    sync_folder(replica.path())?;
+    replica.local().store()?.clear_progress()
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -40,6 +40,7 @@ pub fn enter(
     random: Salts,
 ) -> Result<Entered> {
     let head = &batch.head;
+    require_growth(current, batch)?;
     let hashes: Vec<(PageNumber, PageHash)> = batch
         .pages
         .iter()
@@ -80,6 +81,25 @@ pub fn enter(
         store.clear_intent()
     })?;
     Ok(Entered::Done(state))
+}
+
+/// A page that a growing database never got would read as whatever the file holds there.
+fn require_growth(current: Current, batch: &Batch) -> Result<()> {
+    let lock_page = batch.head.page_size.lock_page().get();
+    let new = current.database_size + 1..=batch.head.database_size;
+    let wanted = new.clone().count() - usize::from(new.contains(&lock_page));
+    let given = batch
+        .pages
+        .keys()
+        .filter(|number| new.contains(&number.get()))
+        .count();
+    match given == wanted {
+        true => Ok(()),
+        false => Err(Error::Protocol(format!(
+            "{given} of {wanted} new pages came with a growth to {} pages",
+            batch.head.database_size
+        ))),
+    }
 }
 
 /// The content digest once `hashes` replace what the file holds now.

@@ -1,8 +1,9 @@
 //! A replica as this process has it open: one per file, shared by all connections.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -26,33 +27,37 @@ pub struct Replica {
     /// What the last exchanges brought, for `replica_status`.
     pub(super) progress: Mutex<Progress>,
     page_size: AtomicU32,
+    /// Whether this process has seen the replica complete.
+    made: AtomicBool,
 }
 
 /// The files of a replica.
 pub struct Local {
-    /// The state store.
-    pub store: Store,
+    /// Not there yet beside a file that is no replica: nothing is created before the user says so.
+    store: OnceCell<Store>,
     handle: Option<Handle>,
 }
 
 impl Replica {
-    /// A replica of `path` with its state store, following what `settings` say.
+    /// A replica of `path`, with its state store if it has one, following what `settings` say.
     pub fn new(
         host: Arc<dyn Host>,
         path: PathBuf,
         settings: Settings,
-        store: Store,
+        store: Option<Store>,
     ) -> Result<Self> {
-        let page_size = store.state()?.map_or(0, |state| state.page_size.get());
+        let state = store.as_ref().map(Store::state).transpose()?.flatten();
+        let page_size = state.map_or(0, |state| state.page_size.get());
         Ok(Self {
             path,
             host,
             settings,
             remote: Mutex::new(None),
             local: Mutex::new(Local {
-                store,
+                store: store.map(OnceCell::from).unwrap_or_default(),
                 handle: None,
             }),
+            made: AtomicBool::new(false),
             progress: Mutex::new(Progress::default()),
             page_size: AtomicU32::new(page_size),
         })
@@ -75,7 +80,10 @@ impl Replica {
 
     /// The state on record: what the file held when it was last looked at.
     pub fn recorded_state(&self) -> Result<Option<State>> {
-        self.local().store.state()
+        match self.local().store.get() {
+            Some(store) => store.state(),
+            None => Ok(None),
+        }
     }
 
     /// What the exchanges of this process brought so far.
@@ -90,17 +98,36 @@ impl Replica {
 
     /// Whether the file is there, complete.
     pub fn is_made(&self) -> Result<bool> {
-        Ok(self.host.exists(&self.path)? && self.local().store.state()?.is_some())
+        Ok(self.host.exists(&self.path)? && self.recorded_state()?.is_some())
     }
 
     /// Makes the replica where there is none yet: fetches everything, installs it as a whole.
     pub fn make(&self) -> Result<()> {
-        if !self.is_made()? {
-            bootstrap::run(self)?;
+        if self.made.load(Ordering::Acquire) {
+            return Ok(());
         }
-        if let Some(state) = self.local().store.state()? {
+        bootstrap::run(self)?;
+        if let Some(state) = self.recorded_state()? {
             self.page_size
                 .store(state.page_size.get(), Ordering::Relaxed);
+        }
+        self.made.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes the file that is there a replica to be healed, though it has no state: what
+    /// `replica_discard` is asked for.
+    pub(super) fn adopt(&self) -> Result<()> {
+        let mut local = self.local();
+        if local.handle.is_none() {
+            // First: a file that is no database in WAL mode stays alone.
+            local.handle = Some(Handle::open(&*self.host, &self.path)?);
+        }
+        if local.store.get().is_none() {
+            let store = Store::open(&*self.host, &self.path)?;
+            store.set_identity(Role::Replica, None)?;
+            // Nobody else sets it: the lock on `local` is held.
+            let _ = local.store.set(store);
         }
         Ok(())
     }
@@ -134,7 +161,7 @@ impl Replica {
     /// Remembers, once the remote has proved to be the right one, how to reach it.
     pub fn remember(&self, database: crate::position::DatabaseId) -> Result<()> {
         let local = self.local();
-        local.store.transaction(|store| {
+        local.store()?.transaction(|store| {
             store.set_identity(Role::Replica, Some(database))?;
             self.settings.save(store)
         })
@@ -142,13 +169,21 @@ impl Replica {
 }
 
 impl Local {
+    /// The state store.
+    pub fn store(&self) -> Result<&Store> {
+        self.store.get().ok_or_else(bootstrap::not_a_replica)
+    }
+
     /// The engine's own handle on the database, opened at the first use.
     pub fn handle(&mut self, host: &dyn Host, path: &Path) -> Result<(&Handle, &Store)> {
         if self.handle.is_none() {
             self.handle = Some(Handle::open(host, path)?);
         }
         match &self.handle {
-            Some(handle) => Ok((handle, &self.store)),
+            Some(handle) => Ok((
+                handle,
+                self.store.get().ok_or_else(bootstrap::not_a_replica)?,
+            )),
             None => Err(Error::Internal("the handle was just opened".to_owned())),
         }
     }

@@ -31,8 +31,10 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
         same_remote(&replica, &given)?;
         return Ok(Some(replica));
     }
-    let Some(store) = followed(&**host, path, &given)? else {
-        return Ok(None);
+    let store = match followed(&**host, path, &given)? {
+        Followed::No => return Ok(None),
+        Followed::WithoutState => None,
+        Followed::With(store) => Some(store),
     };
     let secret = Settings {
         auth_token: SECRETS.lock().get(path).cloned(),
@@ -40,7 +42,10 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
     };
     let settings = given
         .or(secret)
-        .or(Settings::from_store(&store)?)
+        .or(match &store {
+            Some(store) => Settings::from_store(store)?,
+            None => Settings::default(),
+        })
         .or(Settings::from_environment());
     if let Some(url) = &settings.sync_url {
         // Says at once what could never be followed; no connection is made yet.
@@ -67,30 +72,34 @@ fn same_remote(replica: &Replica, given: &Settings) -> Result<()> {
     }
 }
 
-/// The state store, if `path` is a replica or is to become one.
-fn followed(host: &dyn Host, path: &Path, given: &Settings) -> Result<Option<Store>> {
-    let refuse = |reason: &str| Err(Error::CannotOpen(format!("{}: {reason}", path.display())));
-    let has_store = Store::exists(host, path)?;
-    if !has_store {
+/// What a file is to a connection that opens it.
+enum Followed {
+    /// An ordinary database, or a primary.
+    No,
+    /// A file that is to follow a remote and has no state: no page of it is served before
+    /// `replica_discard()`.
+    WithoutState,
+    /// A replica, or one that is to become one.
+    With(Store),
+}
+
+fn followed(host: &dyn Host, path: &Path, given: &Settings) -> Result<Followed> {
+    if !Store::exists(host, path)? {
         return match given.sync_url {
-            None => Ok(None),
-            Some(_) if host.exists(path)? => refuse(
-                "the file exists and is not a replica; nothing was changed. Give a new name, or move it away",
-            ),
-            Some(_) => Store::open(host, path).map(Some),
+            None => Ok(Followed::No),
+            Some(_) if host.exists(path)? => Ok(Followed::WithoutState),
+            Some(_) => Store::open(host, path).map(Followed::With),
         };
     }
     let store = Store::open(host, path)?;
     match store.identity()? {
-        Some((Role::Primary, _)) if given.sync_url.is_some() => {
-            refuse("this database is a primary and cannot follow another one")
-        }
-        Some((Role::Primary, _)) => Ok(None),
-        None if given.sync_url.is_none() => Ok(None),
-        _ if store.state()?.is_none() && host.exists(path)? => refuse(
-            "the file exists and is not a replica; nothing was changed. Give a new name, or move it away",
-        ),
-        _ => Ok(Some(store)),
+        Some((Role::Primary, _)) if given.sync_url.is_some() => Err(Error::CannotOpen(format!(
+            "{}: this database is a primary and cannot follow another one",
+            path.display()
+        ))),
+        Some((Role::Primary, _)) => Ok(Followed::No),
+        None if given.sync_url.is_none() => Ok(Followed::No),
+        _ => Ok(Followed::With(store)),
     }
 }
 

@@ -40,13 +40,18 @@ enum Round {
 impl Replica {
     /// Pulls what the remote has and enters it.
     pub fn sync(&self) -> Result<Report> {
+        self.make()?;
         self.report(|replica, conversation| replica.advance(conversation))
     }
 
     /// Throws away what did not come from the remote, by comparing every page with it.
     pub fn discard(&self) -> Result<Report> {
+        match self.host().exists(self.path())? && self.recorded_state()?.is_none() {
+            true => self.adopt()?,
+            false => self.make()?,
+        }
         self.report(|replica, conversation| {
-            let from = replica.local().store.state()?.map(|state| state.position);
+            let from = replica.recorded_state()?.map(|state| state.position);
             let (state, head, pages) = replica.healed(conversation)?;
             Ok((from.unwrap_or(state.position), state, head, pages))
         })
@@ -57,9 +62,8 @@ impl Replica {
         work: impl FnOnce(&Self, &mut Conversation<'_>) -> Result<(Position, State, Head, usize)>,
     ) -> Result<Report> {
         let begun = Instant::now();
-        self.make()?;
         let remote = self.remote()?;
-        let database = self.local().store.identity()?.and_then(|(_, id)| id);
+        let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
         let mut conversation = Conversation::new(&*remote, database);
         let result = work(self, &mut conversation);
         let traffic = conversation.traffic;

@@ -49,7 +49,7 @@ impl Replica {
         found: &mut Verification,
     ) -> Result<()> {
         let remote = self.remote()?;
-        let database = self.local().store.identity()?.and_then(|(_, id)| id);
+        let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
         let (head, hashes) = Conversation::new(&*remote, database).hashes()?;
         if head.position == state.position {
             hashes

@@ -54,6 +54,7 @@ pub struct MainFile {
     /// SQLite's own name of the file: valid until xClose.
     name: *const c_char,
     flags: c_int,
+    creates: bool,
     path: PathBuf,
     replica: Option<Arc<Replica>>,
     /// Slots of the shared index this connection holds, by bit.
@@ -71,10 +72,17 @@ impl MainFile {
         path: PathBuf,
         replica: Option<Arc<Replica>>,
     ) -> Self {
+        let creates = flags & sqlite::SQLITE_OPEN_CREATE != 0;
+        // The file of a replica comes into being as a whole, never by an open.
+        let flags = match replica {
+            Some(_) => flags & !sqlite::SQLITE_OPEN_CREATE,
+            None => flags,
+        };
         Self {
             vfs,
             name,
             flags,
+            creates,
             path,
             replica,
             shared: 0,
@@ -87,6 +95,17 @@ impl MainFile {
     pub fn open_base(&self) -> Result<(BaseFile, c_int)> {
         // SAFETY: SQLite keeps the name until it closes the file.
         unsafe { self.vfs.open(self.name, self.flags) }
+    }
+
+    /// Like SQLite: without SQLITE_OPEN_CREATE nothing comes into being.
+    fn may_make(&self, replica: &Replica) -> Result<()> {
+        match self.creates || replica.host().exists(&self.path)? {
+            true => Ok(()),
+            false => Err(Error::CannotOpen(format!(
+                "{} does not exist, and this connection may not create it",
+                self.path.display()
+            ))),
+        }
     }
 
     fn follows(&self) -> bool {
@@ -206,6 +225,7 @@ impl OpenFile {
     fn make(&mut self) -> Result<()> {
         if let (None, Kind::Main(main)) = (&self.base, &self.kind) {
             if let Some(replica) = &main.replica {
+                main.may_make(replica)?;
                 replica.make()?;
             }
             self.base = Some(main.open_base()?.0);

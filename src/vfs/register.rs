@@ -222,16 +222,11 @@ unsafe fn open_main(
     let replica = registry::attach(&registered.host, &path, settings)?;
     // The file of a replica comes into being as a whole, at the first access.
     let later = match &replica {
-        Some(replica) => flags & sqlite::SQLITE_OPEN_CREATE != 0 && !replica.is_made()?,
+        Some(replica) => !replica.is_made()?,
         None => false,
     };
     let follows = replica.is_some();
-    let base_flags = if follows {
-        flags & !sqlite::SQLITE_OPEN_CREATE
-    } else {
-        flags
-    };
-    let main = MainFile::new(registered.base, name, base_flags, path, replica);
+    let main = MainFile::new(registered.base, name, flags, path, replica);
     let (base, opened_flags) = match later {
         true => (None, flags),
         false => main.open_base().map(|(base, flags)| (Some(base), flags))?,

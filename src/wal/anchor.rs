@@ -156,7 +156,14 @@ impl Anchor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::MemoryFile;
+    use super::super::oracle::{World, recovered_index, truncate};
+    use super::super::read_lock::{Keep, ReadLock};
     use super::*;
+
+    fn relation(world: &World, anchor: Anchor) -> Relation {
+        anchor.relation(&world.header(), &world.log).unwrap()
+    }
 
     #[test]
     fn anchors_round_trip_as_bytes() {
@@ -167,5 +174,102 @@ mod tests {
         };
         assert_eq!(Anchor::from_bytes(anchor.to_bytes()), anchor);
         assert_eq!(anchor.to_bytes()[8..12], [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn commits_extend_an_anchor_and_checkpoints_do_not_touch_it() {
+        let mut world = World::new(512, 3);
+        world.append(&[1], 3).unwrap();
+        let anchor = world.anchor();
+        world.checkpoint();
+        assert_eq!(relation(&world, anchor), Relation::Equal);
+        let reader = ReadLock::begin(&world.index, Keep::Log).unwrap();
+        world.append(&[2], 3).unwrap();
+        assert_eq!(relation(&world, anchor), Relation::Extended);
+        reader.release(&world.index);
+        // A clean close that keeps the log, and an open: recovery finds the same.
+        world.index = recovered_index(&world.log);
+        assert_eq!(relation(&world, anchor), Relation::Extended);
+        // The log is written anew.
+        world.checkpoint();
+        world.append(&[2], 3).unwrap();
+        assert_eq!(relation(&world, anchor), Relation::Unknown);
+    }
+
+    #[test]
+    fn a_restart_is_followed_once() {
+        let mut world = World::new(512, 3);
+        world.append(&[1], 3).unwrap();
+        let early = world.anchor();
+        world.append(&[2], 3).unwrap();
+        let anchor = world.anchor();
+        world.checkpoint();
+        assert!(truncate(&world.index, &world.log, Salts([7; 8])));
+        assert_eq!(relation(&world, anchor), Relation::Restarted);
+        assert_eq!(relation(&world, early), Relation::Unknown);
+        let between = world.anchor();
+        assert!(!between.is_blank());
+        assert_eq!(relation(&world, between), Relation::Equal);
+        // TRUNCATE does it again, on an empty log.
+        assert!(truncate(&world.index, &world.log, Salts([8; 8])));
+        assert_eq!(relation(&world, between), Relation::Restarted);
+        assert_eq!(relation(&world, anchor), Relation::Unknown);
+        // The salts of a restart stay: the next commit extends the anchor.
+        let after = world.anchor();
+        world.append(&[3], 3).unwrap();
+        assert_eq!(relation(&world, after), Relation::Extended);
+        let other = LogHeader::new(world.page_size, 1, Salts([6; 8]));
+        world.log.write(&other.encode(), 0).unwrap();
+        assert_eq!(relation(&world, after), Relation::Unknown);
+    }
+
+    #[test]
+    fn a_blank_anchor_proves_nothing() {
+        let world = World::new(512, 3);
+        let anchor = world.anchor();
+        assert!(anchor.is_blank());
+        assert_eq!(relation(&world, anchor), Relation::Unknown);
+        // Neither does a checksum of zero that recovery may have left.
+        let anchor = Anchor {
+            mx_frame: 1,
+            ..Anchor::log_start(Salts([9; 8]))
+        };
+        let mut header = world.header();
+        header.salts = anchor.salts.restarted(Salts([1; 8]));
+        assert_eq!(
+            anchor.relation(&header, &world.log).unwrap(),
+            Relation::Unknown
+        );
+    }
+
+    #[test]
+    fn other_frames_under_the_same_salts_are_unknown() {
+        let mut world = World::new(512, 3);
+        world.append(&[1], 3).unwrap();
+        let first = world.anchor();
+        let log = world.log.bytes();
+        world.append(&[2], 3).unwrap();
+        let lost = world.anchor();
+        // Frame 2 goes in a power loss; others take its place.
+        let file = MemoryFile::default();
+        file.write(&log, 0).unwrap();
+        world.log = file;
+        world.index = recovered_index(&world.log);
+        assert_eq!(relation(&world, first), Relation::Equal);
+        world.append(&[3], 3).unwrap();
+        world.append(&[3], 3).unwrap();
+        assert_eq!(world.header().salts, lost.salts);
+        assert_eq!(relation(&world, lost), Relation::Unknown);
+    }
+
+    #[test]
+    fn a_log_shorter_than_the_index_is_corrupt() {
+        let mut world = World::new(512, 3);
+        world.append(&[1], 3).unwrap();
+        let anchor = world.anchor();
+        world.append(&[1], 3).unwrap();
+        world.log.truncate(40);
+        let relation = anchor.relation(&world.header(), &world.log);
+        assert!(matches!(relation, Err(Error::Corrupt(_))));
     }
 }

@@ -11,9 +11,10 @@
 //!    the old log follows an old header.
 //! 4. Write the frames, sync, enter them in the hash tables, publish the header, unlock.
 
-use super::frame::{Chain, FRAME_HEADER_BYTES, FrameIndex, LogHeader, Salts};
+use super::frame::{Chain, FRAME_HEADER_BYTES, FrameIndex, Salts};
 use super::frames::log_header;
-use super::index::{CheckpointInfo, IndexHeader, READ_MARK_NOT_USED, READ_SLOTS};
+use super::index::IndexHeader;
+use super::restart::Exclusive;
 use super::{Lock, LogFile, SharedIndex, hash};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
@@ -148,71 +149,6 @@ impl<'a> Writer<'a> {
         self.header = header;
         Ok(header)
     }
-
-    /// Starts the log anew where all of it is in the database file and nobody needs it.
-    fn restart(&mut self, random: Salts) -> Result<()> {
-        let info = CheckpointInfo::of(self.index)?;
-        if info.backfilled() > self.header.mx_frame {
-            return self.reset_backfill(info);
-        }
-        if self.header.mx_frame == 0 || info.backfilled() < self.header.mx_frame {
-            return Ok(());
-        }
-        const LOCKS: [Lock; 5] = [
-            Lock::Checkpoint,
-            Lock::Read1,
-            Lock::Read2,
-            Lock::Read3,
-            Lock::Read4,
-        ];
-        let Some(_locks) = Exclusive::try_take(self.index, &LOCKS)? else {
-            return Ok(());
-        };
-        let mut header = self.header;
-        header.mx_frame = 0;
-        header.salts = header.salts.restarted(random);
-        header.publish(self.index)?;
-        self.header = header;
-        info.set_backfilled(0);
-        info.set_backfill_attempted(0);
-        info.set_read_mark(1, 0);
-        for slot in 2..READ_SLOTS {
-            info.set_read_mark(slot, READ_MARK_NOT_USED);
-        }
-        Ok(())
-    }
-
-    /// nBackfill beyond mxFrame is what a restart leaves whose process was killed in the middle:
-    /// it would hide every frame appended from here on. Nothing of this log counts as copied.
-    fn reset_backfill(&self, info: CheckpointInfo<'_>) -> Result<()> {
-        let Some(_lock) = Exclusive::try_take(self.index, &[Lock::Checkpoint])? else {
-            return Err(Error::Busy("a checkpoint is under way".into()));
-        };
-        if info.backfilled() > self.header.mx_frame {
-            info.set_backfilled(0);
-            info.set_backfill_attempted(self.header.mx_frame);
-        }
-        Ok(())
-    }
-
-    /// Writes the header of a new log. The salts a restart published stay, so that an anchor of
-    /// that state still stands; those recovery found in a log without a commit may be on frames
-    /// that are still there, and go. The sequence number makes every header another one, so that
-    /// frames of a transaction given up under the same salts do not follow it.
-    fn start_log(
-        &self,
-        log: &dyn LogFile,
-        page_size: PageSize,
-        random: Salts,
-    ) -> Result<LogHeader> {
-        let sequence = LogHeader::read(log)?.map_or(1, |old| old.sequence.wrapping_add(1).max(1));
-        let blank = self.header.anchor().is_blank();
-        let salts = if blank { random } else { self.header.salts };
-        let header = LogHeader::new(page_size, sequence, salts);
-        log.write(&header.encode(), 0)?;
-        log.sync()?;
-        Ok(header)
-    }
 }
 
 /// Writes frames behind each other, many at a time.
@@ -267,29 +203,175 @@ impl FrameWriter<'_> {
     }
 }
 
-/// Exclusive locks, all or none, released on drop.
-struct Exclusive<'a> {
-    index: &'a dyn SharedIndex,
-    locks: &'a [Lock],
-}
+#[cfg(test)]
+mod tests {
+    use super::super::checksum::{ByteOrder, Checksum};
+    use super::super::frame::LogHeader;
+    use super::super::memory::{Call, MemoryIndex};
+    use super::super::oracle::{World, page, recover, recovered_index};
+    use super::super::read_lock::{Keep, ReadLock};
+    use super::*;
 
-impl<'a> Exclusive<'a> {
-    fn try_take(index: &'a dyn SharedIndex, locks: &'a [Lock]) -> Result<Option<Self>> {
-        let mut taken = Self { index, locks: &[] };
-        for (i, &lock) in locks.iter().enumerate() {
-            if !index.lock_exclusive(lock)? {
-                return Ok(None);
-            }
-            taken.locks = &locks[..=i];
-        }
-        Ok(Some(taken))
+    fn number(number: u32) -> PageNumber {
+        PageNumber::new(number).unwrap()
     }
-}
 
-impl Drop for Exclusive<'_> {
-    fn drop(&mut self) {
-        for &lock in self.locks.iter().rev() {
-            self.index.unlock_exclusive(lock);
+    #[test]
+    fn a_new_log_is_synced_before_its_frames() {
+        let mut world = World::new(512, 3);
+        world.append(&[1, 3], 3).unwrap();
+        let write = |offset, bytes| Call::Write { offset, bytes };
+        let calls = world.log.take_calls();
+        assert_eq!(
+            calls,
+            [write(0, 32), Call::Sync, write(32, 2 * 536), Call::Sync]
+        );
+        world.append(&[2], 3).unwrap();
+        assert_eq!(
+            world.log.take_calls(),
+            [write(32 + 2 * 536, 536), Call::Sync]
+        );
+        // And so it is when the log is written anew.
+        world.checkpoint();
+        let before = world.header();
+        world.log.take_calls();
+        let header = world.append(&[2], 3).unwrap();
+        assert_eq!(
+            world.log.take_calls(),
+            [write(0, 32), Call::Sync, write(32, 536), Call::Sync]
+        );
+        assert_eq!(header.mx_frame, 1);
+        assert_eq!(header.salts.first(), before.salts.first().wrapping_add(1));
+        assert_eq!(header.change_counter, 3);
+        assert_eq!(
+            LogHeader::read(&world.log).unwrap().map(|log| log.sequence),
+            Some(2)
+        );
+        assert_eq!(world.index.held(), []);
+    }
+
+    #[test]
+    fn many_frames_go_through_all_regions() {
+        let mut world = World::new(512, 1);
+        world.append(&[], 3000).unwrap();
+        let old = world.index.connect();
+        let lock = ReadLock::begin(&old, Keep::Snapshot).unwrap();
+        let at = world.state().clone();
+        world.log.take_calls();
+        world.append(&(1..=3000).collect::<Vec<_>>(), 3000).unwrap();
+        assert_eq!(
+            world.log.take_calls().len(),
+            (3000 * 536usize).div_ceil(BATCH_BYTES) + 1
+        );
+        // The last frames of the second region, and the first of the third, one by one.
+        world.append(&(1..=2157).collect::<Vec<_>>(), 3000).unwrap();
+        for i in 0..4 {
+            assert_eq!(
+                world.append(&[1, 2999 - i], 2999).unwrap().mx_frame,
+                8158 + 2 * i
+            );
         }
+        world.check(&old, &lock, &at);
+        world.check_newest();
+        let (found, pages) = recover(&world.log);
+        assert_eq!((found.anchor(), pages.len()), (world.anchor(), 8164));
+        lock.release(&old);
+        world.checkpoint();
+        world.append(&[7], 2999).unwrap();
+        assert_eq!(world.header().mx_frame, 1);
+        world.check_newest();
+    }
+
+    #[test]
+    fn big_endian_logs_stay_so_until_they_are_written_anew() {
+        let mut world = World::new(512, 2);
+        let mut start = LogHeader::new(world.page_size, 1, Salts([3; 8]));
+        start.order = ByteOrder::Big;
+        start.checksum = Checksum::default().update(&start.encode()[..24], start.order);
+        let mut chain = Chain {
+            order: start.order,
+            salts: start.salts,
+            checksum: start.checksum,
+        };
+        let first = page(world.page_size, number(1), 0);
+        world.log.write(&start.encode(), 0).unwrap();
+        world
+            .log
+            .write(&chain.next(number(1), 2, &first).encode(), 32)
+            .unwrap();
+        world.log.write(&first, 56).unwrap();
+        world.index = recovered_index(&world.log);
+        assert_eq!(world.append(&[2], 2).unwrap().order, ByteOrder::Big);
+        assert_eq!(recover(&world.log).0.anchor(), world.anchor());
+        world.check_newest();
+        world.checkpoint();
+        assert_eq!(world.append(&[2], 2).unwrap().order, ByteOrder::NATIVE);
+        assert_eq!(recover(&world.log).0.anchor(), world.anchor());
+    }
+
+    #[test]
+    fn what_is_no_transaction_is_refused_unseen() {
+        let mut world = World::new(512, 3);
+        world.append(&[1], 3).unwrap();
+        let (before, size) = (world.header(), world.page_size);
+        let (good, short) = ([1; 512], [1; 511]);
+        let lock_page = size.lock_page().get();
+        type Case<'a> = (&'a str, u32, u32, &'a [(u32, &'a [u8])]);
+        let cases: [Case; 7] = [
+            ("no page", 512, 3, &[]),
+            ("beyond the end", 512, 3, &[(1, &good), (4, &good)]),
+            ("twice", 512, 3, &[(1, &good), (1, &good)]),
+            ("descending", 512, 3, &[(2, &good), (1, &good)]),
+            ("short", 512, 3, &[(1, &short)]),
+            ("lock page", 512, lock_page + 1, &[(lock_page, &good)]),
+            ("page size", 1024, 3, &[(1, &[1; 1024])]),
+        ];
+        for (what, bytes, database_size, pages) in cases {
+            let pages = pages.iter().map(|&(at, page)| (number(at), page));
+            let mut writer = Writer::try_begin(&world.index).unwrap().unwrap();
+            let size = PageSize::new(bytes).unwrap();
+            let result = writer.append(&world.log, size, database_size, pages, Salts([1; 8]));
+            assert!(
+                matches!(result, Err(Error::Corrupt(_) | Error::Misuse(_))),
+                "{what}"
+            );
+            drop(writer);
+            assert_eq!(
+                (world.header(), world.index.held()),
+                (before, vec![]),
+                "{what}"
+            );
+        }
+        // Nothing in the way of the next one, shrinking to the first page.
+        world.append(&[1], 1).unwrap();
+        world.check_newest();
+        // A log that is not the one of the index is left alone.
+        world.log.truncate(0);
+        assert!(matches!(world.append(&[1], 1), Err(Error::Corrupt(_))));
+        assert!(world.log.bytes().is_empty());
+    }
+
+    #[test]
+    fn one_writer_at_a_time() {
+        let world = World::new(512, 1);
+        let other = world.index.connect();
+        let writer = Writer::try_begin(&world.index).unwrap().unwrap();
+        assert!(Writer::try_begin(&other).unwrap().is_none());
+        // Somebody who has the lock through another connection writes without taking it.
+        let mut second = Writer::under_lock(&other).unwrap();
+        let content = page(world.page_size, number(1), 0);
+        let pages = [(number(1), &content[..])];
+        second
+            .append(&world.log, world.page_size, 1, pages, Salts([1; 8]))
+            .unwrap();
+        drop(second);
+        assert!(Writer::try_begin(&other).unwrap().is_none());
+        drop(writer);
+        assert!(Writer::try_begin(&other).unwrap().is_some());
+        assert_eq!(other.held(), []);
+
+        let empty = MemoryIndex::new();
+        assert!(matches!(Writer::try_begin(&empty), Err(Error::Misuse(_))));
+        assert_eq!(empty.held(), []);
     }
 }

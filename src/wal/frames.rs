@@ -265,3 +265,190 @@ impl<'a> FrameReader<'a> {
         Ok(Some((frame, header, page)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::frame::Salts;
+    use super::super::memory::MemoryFile;
+    use super::super::oracle::World;
+    use super::*;
+
+    /// A log of these frames: page number, database size, what the page is filled with.
+    fn log(frames: &[(u32, u32, u8)]) -> (MemoryFile, IndexHeader) {
+        let (file, size) = (MemoryFile::default(), PageSize::new(512).unwrap());
+        let start = LogHeader::new(size, 1, Salts([4; 8]));
+        file.write(&start.encode(), 0).unwrap();
+        let mut chain = Chain {
+            order: start.order,
+            salts: start.salts,
+            checksum: start.checksum,
+        };
+        for (index, &(page, database_size, fill)) in (1..).zip(frames) {
+            let offset = FrameIndex::new(index).unwrap().offset(size);
+            let header = chain.next(PageNumber::new(page).unwrap(), database_size, &[fill; 512]);
+            file.write(&header.encode(), offset).unwrap();
+            file.write(&[fill; 512], offset + 24).unwrap();
+        }
+        let mut header = IndexHeader::recovered_empty();
+        header.order = start.order;
+        header.page_size = Some(size);
+        header.mx_frame = frames.len() as u32;
+        header.salts = start.salts;
+        header.frame_checksum = chain.checksum;
+        (file, header)
+    }
+
+    fn all(log: &MemoryFile, header: &IndexHeader) -> Result<Vec<Transaction>> {
+        transactions(log, header, &Anchor::log_start(header.salts))?.collect()
+    }
+
+    fn pages(transaction: &Transaction) -> Vec<(u32, u32)> {
+        transaction
+            .pages
+            .iter()
+            .map(|(page, frame)| (page.get(), frame.get()))
+            .collect()
+    }
+
+    #[test]
+    fn the_newest_frame_of_each_page_counts_up_to_the_size() {
+        let (log, header) = log(&[
+            (2, 0, 1),
+            (9, 0, 2),
+            (2, 0, 3),
+            (1, 3, 4),
+            (3, 3, 5),
+            (4, 0, 6),
+            (1, 4, 7),
+        ]);
+        let found = all(&log, &header).unwrap();
+        assert_eq!(
+            found.iter().map(|t| t.last_frame.get()).collect::<Vec<_>>(),
+            [4, 5, 7]
+        );
+        assert_eq!(pages(&found[0]), [(1, 4), (2, 3)]);
+        assert_eq!(pages(&found[2]), [(1, 7), (4, 6)]);
+        assert_eq!(found[2].database_size, 4);
+        assert!(found.iter().all(|transaction| transaction.intact));
+        assert_eq!(found[2].checksum, header.frame_checksum);
+        // From the middle on it is the same.
+        let after = Anchor {
+            salts: header.salts,
+            mx_frame: 4,
+            checksum: found[0].checksum,
+        };
+        let rest: Vec<_> = transactions(&log, &header, &after)
+            .unwrap()
+            .flatten()
+            .collect();
+        assert_eq!(rest, found[1..]);
+        assert_eq!(
+            transactions(&log, &header, &header.anchor())
+                .unwrap()
+                .count(),
+            0
+        );
+        let mut content = [0; 512];
+        read_frame(
+            &log,
+            PageSize::new(512).unwrap(),
+            FrameIndex::new(6).unwrap(),
+            &mut content,
+        )
+        .unwrap();
+        assert_eq!(content, [6; 512]);
+    }
+
+    #[test]
+    fn padding_belongs_to_its_transaction() {
+        let (log, header) = log(&[
+            (1, 0, 1),
+            (2, 2, 2),
+            (2, 2, 2),
+            (2, 2, 2),
+            (2, 2, 3),
+            (1, 2, 3),
+            (1, 3, 3),
+        ]);
+        let found = all(&log, &header).unwrap();
+        assert_eq!(
+            found.iter().map(|t| t.last_frame.get()).collect::<Vec<_>>(),
+            [4, 5, 6, 7]
+        );
+        assert_eq!(pages(&found[0]), [(1, 1), (2, 4)]);
+        let (log, header) = self::log(&[(2, 2, 2), (1, 0, 1), (2, 2, 2)]);
+        assert_eq!(all(&log, &header).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn live_frames_that_recovery_would_not_take_are_marked() {
+        let (log, header) = log(&[(1, 1, 1), (1, 1, 2), (1, 1, 3)]);
+        log.write(
+            &[0; 16],
+            FrameIndex::new(2)
+                .unwrap()
+                .offset(header.page_size.unwrap())
+                + 8,
+        )
+        .unwrap();
+        let found = all(&log, &header).unwrap();
+        assert_eq!(
+            found.iter().map(|t| t.intact).collect::<Vec<_>>(),
+            [true, false, false]
+        );
+        assert_eq!(found[2].checksum, header.frame_checksum);
+    }
+
+    #[test]
+    fn a_log_that_is_not_what_the_index_says_is_refused() {
+        let (log_file, header) = log(&[(1, 1, 1), (1, 0, 2)]);
+        assert!(matches!(all(&log_file, &header), Err(Error::Corrupt(_))));
+        let (log_file, header) = log(&[(1, 1, 1), (1, 1, 2)]);
+        let mut other = header;
+        other.salts = Salts([5; 8]);
+        assert!(matches!(all(&log_file, &other), Err(Error::Corrupt(_))));
+        let after = Anchor::log_start(Salts([5; 8]));
+        assert!(matches!(
+            transactions(&log_file, &header, &after),
+            Err(Error::Misuse(_))
+        ));
+        log_file.truncate(32 + 536 + 100);
+        assert!(matches!(all(&log_file, &header), Err(Error::Corrupt(_))));
+    }
+
+    #[test]
+    fn many_frames_are_read_in_few_pieces() {
+        let mut world = World::new(512, 1);
+        world.append(&[], 1500).unwrap();
+        world.append(&[1, 700], 1500).unwrap();
+        let header = world.header();
+        let found = all(&world.log, &header).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].pages.len(), 1499);
+        assert_eq!(found[1].pages.len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn damage_is_an_error_or_is_seen(
+            damage in prop::collection::vec((0usize..32 + 5 * 536, 1u8..), 1..4),
+            cut in prop::option::of(0usize..32 + 5 * 536),
+        ) {
+            let (log, header) = log(&[(1, 0, 1), (2, 2, 2), (3, 0, 3), (1, 0, 4), (2, 3, 5)]);
+            let before = log.bytes();
+            for (at, flip) in damage {
+                let byte = log.bytes()[at] ^ flip;
+                log.write(&[byte], at as u64).unwrap();
+            }
+            if let Some(cut) = cut {
+                log.truncate(cut);
+            }
+            if let Ok(found) = all(&log, &header) {
+                let untouched = log.bytes() == before;
+                prop_assert_eq!(found.iter().all(|transaction| transaction.intact), untouched);
+            }
+        }
+    }
+}

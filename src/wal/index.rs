@@ -37,8 +37,9 @@ const HEADER_WORDS: usize = 12;
 const BACKFILLED: usize = 24;
 const READ_MARKS: usize = 25;
 const BACKFILL_ATTEMPTED: usize = 32;
-/// How often a header in motion is read again: a writer needs nanoseconds between its copies.
-const ATTEMPTS: usize = 16;
+/// How often a header in motion is read again: a writer needs nanoseconds between its copies,
+/// unless it was put off the processor just there.
+const ATTEMPTS: usize = 64;
 
 /// The value of a read mark nobody uses.
 pub const READ_MARK_NOT_USED: u32 = u32::MAX;
@@ -78,8 +79,10 @@ pub struct IndexHeader {
 }
 
 impl IndexHeader {
-    /// Reads the header; `None` where it is not initialised, or does not come to rest within a
-    /// few attempts. Then SQLite has to read the database once, which recovers the index.
+    /// Reads the header; `None` where it does not come to rest within a few attempts. Under
+    /// WAL_WRITE that means it is not initialised, or was left torn: SQLite has to read the
+    /// database once, which recovers it. Elsewhere a writer may be at it still;
+    /// [`ReadLock::begin`](super::read_lock::ReadLock::begin) tells the two apart.
     pub fn read(index: &dyn SharedIndex) -> Result<Option<Self>> {
         let Some(region) = index.region(0, false)? else {
             return Ok(None);
@@ -87,12 +90,12 @@ impl IndexHeader {
         for _ in 0..ATTEMPTS {
             let first = load(region, 0);
             index.barrier();
-            if first == load(region, HEADER_WORDS) {
-                if let Some(header) = Self::from_words(first)? {
-                    return Ok(Some(header));
-                }
+            if first == load(region, HEADER_WORDS)
+                && let Some(header) = Self::from_words(first)?
+            {
+                return Ok(Some(header));
             }
-            std::hint::spin_loop();
+            std::thread::yield_now();
         }
         Ok(None)
     }
@@ -321,13 +324,57 @@ mod tests {
     }
 
     #[test]
+    fn the_second_copy_is_written_first() {
+        let index = MemoryIndex::new();
+        header().publish(&index).unwrap();
+        index.take_seen();
+        IndexHeader {
+            mx_frame: 18,
+            ..header()
+        }
+        .publish(&index)
+        .unwrap();
+        let copies: Vec<_> = index
+            .take_seen()
+            .iter()
+            .map(|seen| (seen[4], seen[16]))
+            .collect();
+        assert_eq!(copies, [(17, 18), (18, 18)]);
+    }
+
+    #[test]
+    fn other_versions_and_sizes_are_refused() {
+        let index = MemoryIndex::new();
+        for (word, value) in [(0, VERSION + 1), (3, u32::from_ne_bytes([1, 0, 3, 3]))] {
+            let mut words = header().to_words();
+            words[word] = value;
+            [words[10], words[11]] = checksum(&words).0;
+            let region = index.region(0, true).unwrap().unwrap();
+            store(region, 0, words);
+            store(region, HEADER_WORDS, words);
+            assert!(IndexHeader::read(&index).is_err());
+        }
+    }
+
+    #[test]
     fn a_torn_or_damaged_header_is_none() {
         let index = MemoryIndex::new();
         let region = index.region(0, true).unwrap().unwrap();
         for word in 0..HEADER_WORDS {
             header().publish(&index).unwrap();
+            region[HEADER_WORDS + word].fetch_xor(0x100, Relaxed);
+            assert_eq!(
+                IndexHeader::read(&index).unwrap(),
+                None,
+                "second word {word}"
+            );
+            header().publish(&index).unwrap();
             region[word].fetch_xor(0x100, Relaxed);
-            assert_eq!(IndexHeader::read(&index).unwrap(), None, "word {word}");
+            assert_eq!(
+                IndexHeader::read(&index).unwrap(),
+                None,
+                "first word {word}"
+            );
             region[HEADER_WORDS + word].fetch_xor(0x100, Relaxed);
             assert_eq!(
                 IndexHeader::read(&index).unwrap(),

@@ -163,24 +163,44 @@ struct Holders {
 pub(crate) struct MemoryIndex {
     shared: Arc<Shared>,
     connection: u64,
+    /// The first words of the index at each barrier of this connection, for tests of the order.
+    seen: Mutex<Vec<[u32; SEEN_WORDS]>>,
+    /// Done just before the next shared lock: what others may do in that moment.
+    before_lock: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
+
+/// Both copies of the header, and nBackfill.
+const SEEN_WORDS: usize = 25;
 
 impl MemoryIndex {
     /// A connection to a new index.
     pub(crate) fn new() -> Self {
-        Self {
-            shared: Arc::default(),
-            connection: 0,
-        }
+        Self::connected(Arc::default(), 0)
     }
 
     /// Another connection to the same index.
     pub(crate) fn connect(&self) -> Self {
         let connection = self.shared.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        Self::connected(Arc::clone(&self.shared), connection)
+    }
+
+    fn connected(shared: Arc<Shared>, connection: u64) -> Self {
         Self {
-            shared: Arc::clone(&self.shared),
+            shared,
             connection,
+            seen: Mutex::default(),
+            before_lock: Mutex::default(),
         }
+    }
+
+    /// Has something happen just before this connection takes its next shared lock.
+    pub(crate) fn before_lock(&self, action: impl FnOnce() + Send + 'static) {
+        *self.before_lock.lock() = Some(Box::new(action));
+    }
+
+    /// What stood in the index at each barrier since the last call.
+    pub(crate) fn take_seen(&self) -> Vec<[u32; SEEN_WORDS]> {
+        std::mem::take(&mut self.seen.lock())
     }
 
     /// The locks this connection holds: `(lock, exclusive)`.
@@ -230,6 +250,10 @@ impl SharedIndex for MemoryIndex {
     }
 
     fn lock_shared(&self, lock: Lock) -> Result<bool> {
+        let action = self.before_lock.lock().take();
+        if let Some(action) = action {
+            action();
+        }
         let holders = &mut self.shared.locks.lock()[lock as usize];
         if holders.exclusive.is_some() {
             return Ok(false);
@@ -267,5 +291,9 @@ impl SharedIndex for MemoryIndex {
 
     fn barrier(&self) {
         std::sync::atomic::fence(Ordering::SeqCst);
+        if let Some(region) = self.shared.regions[0].get() {
+            let words = std::array::from_fn(|i| region[i].load(Ordering::Relaxed));
+            self.seen.lock().push(words);
+        }
     }
 }

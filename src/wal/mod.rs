@@ -11,10 +11,15 @@ pub mod hash;
 pub mod index;
 pub mod read_lock;
 pub mod repair;
+mod restart;
 pub mod snapshot;
 
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod oracle;
 
 use std::sync::atomic::AtomicU32;
 

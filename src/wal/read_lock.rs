@@ -115,7 +115,7 @@ impl ReadLock {
             if let Some(lock) = Self::take_at(index, keep, held, header)? {
                 return Ok(lock);
             }
-            std::hint::spin_loop();
+            std::thread::yield_now();
         }
         Err(Error::Busy("the wal-index is busy: no read lock".into()))
     }
@@ -206,4 +206,185 @@ fn read_when_quiet(index: &dyn SharedIndex) -> Result<Option<IndexHeader>> {
     let header = IndexHeader::read(index);
     index.unlock_shared(Lock::Write);
     header?.ok_or_else(not_initialised).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemoryIndex;
+    use super::super::oracle::World;
+    use super::*;
+
+    #[test]
+    fn what_is_checkpointed_is_read_from_the_file() {
+        let mut world = World::new(512, 2);
+        let empty = ReadLock::begin(&world.index, Keep::Snapshot).unwrap();
+        assert_eq!(empty.slot(), 0);
+        empty.release(&world.index);
+        world.append(&[1], 2).unwrap();
+        let live = ReadLock::begin(&world.index, Keep::Snapshot).unwrap();
+        assert_eq!((live.slot() > 0, live.min_frame()), (true, 1));
+        live.release(&world.index);
+        world.checkpoint();
+        let lock = ReadLock::begin(&world.index, Keep::Snapshot).unwrap();
+        assert_eq!((lock.slot(), lock.header().mx_frame), (0, 1));
+        lock.release(&world.index);
+        let lock = ReadLock::begin(&world.index, Keep::Log).unwrap();
+        assert_eq!((lock.slot() > 0, lock.min_frame()), (true, 2));
+        // It keeps the log: the next commit is frame 2.
+        assert_eq!(world.append(&[1], 2).unwrap().mx_frame, 2);
+    }
+
+    #[test]
+    fn a_busy_slot_zero_is_passed_over() {
+        let world = World::new(512, 2);
+        let checkpointer = world.index.connect();
+        assert!(checkpointer.lock_exclusive(Lock::Read0).unwrap());
+        let lock = ReadLock::begin(&world.index, Keep::Snapshot).unwrap();
+        assert!(lock.slot() > 0);
+        world.check(&world.index, &lock, world.state());
+    }
+
+    #[test]
+    fn what_moves_before_the_lock_is_there_is_seen() {
+        for (copied, keep) in [
+            (true, Keep::Snapshot),
+            (false, Keep::Snapshot),
+            (true, Keep::Log),
+            (false, Keep::Log),
+        ] {
+            let mut world = World::new(512, 2);
+            world.append(&[1], 2).unwrap();
+            if copied {
+                world.checkpoint();
+            }
+            let (index, mut other) = (world.index.connect(), world.view());
+            index.before_lock(move || {
+                other.append(&[1, 2], 2).unwrap();
+                other.checkpoint();
+            });
+            let lock = ReadLock::begin(&index, keep).unwrap();
+            assert_eq!(*lock.header(), world.header(), "{copied} {keep:?}");
+            assert_eq!(lock.header().change_counter, 2);
+            assert_eq!(index.held().len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_mark_that_moves_before_the_lock_is_there_is_not_taken() {
+        let mut world = World::new(512, 2);
+        world.append(&[1], 2).unwrap();
+        let (index, other) = (world.index.connect(), world.index.connect());
+        index.before_lock(move || {
+            for slot in 1..READ_SLOTS {
+                CheckpointInfo::of(&other).unwrap().set_read_mark(slot, 7);
+            }
+        });
+        let lock = ReadLock::begin(&index, Keep::Log).unwrap();
+        assert_eq!(
+            CheckpointInfo::of(&index).unwrap().read_mark(lock.slot()),
+            1
+        );
+        assert_eq!(index.held().len(), 1);
+    }
+
+    #[test]
+    fn advancing_takes_a_new_slot_before_it_gives_the_old_one_back() {
+        let mut world = World::new(512, 2);
+        world.append(&[1], 2).unwrap();
+        let index = world.index.connect();
+        let mut lock = ReadLock::begin(&index, Keep::Log).unwrap();
+        let first = lock.slot();
+        lock.advance(&index).unwrap();
+        assert_eq!((lock.slot(), index.held().len()), (first, 1));
+        world.append(&[2], 2).unwrap();
+        lock.advance(&index).unwrap();
+        assert_ne!(lock.slot(), first);
+        assert_eq!(lock.header().mx_frame, 2);
+        assert_eq!(index.held(), [(READ_LOCKS[lock.slot()] as usize, false)]);
+        lock.release(&index);
+        assert_eq!(index.held(), []);
+    }
+
+    #[test]
+    fn without_a_free_slot_the_old_one_serves_on() {
+        let mut world = World::new(512, 2);
+        world.append(&[1], 2).unwrap();
+        let others: Vec<_> = READ_LOCKS[1..]
+            .iter()
+            .map(|_| world.index.connect())
+            .collect();
+        let index = world.index.connect();
+        let mut lock = ReadLock::begin(&index, Keep::Log).unwrap();
+        for (other, &slot) in others.iter().zip(&READ_LOCKS[1..]) {
+            assert!(other.lock_shared(slot).unwrap());
+        }
+        let slot = lock.slot();
+        world.append(&[2], 2).unwrap();
+        lock.advance(&index).unwrap();
+        assert_eq!((lock.slot(), lock.header().mx_frame), (slot, 2));
+        assert_eq!(index.held().len(), 1);
+        world.check(&index, &lock, world.state());
+        // Its mark still is frame 1, so that a checkpoint copies no more than that.
+        world.checkpoint();
+        assert_eq!(CheckpointInfo::of(&index).unwrap().backfilled(), 1);
+        lock.release(&index);
+    }
+
+    #[test]
+    fn a_change_happens_only_at_the_commit_it_is_meant_for() {
+        let mut world = World::new(512, 2);
+        world.append(&[1], 2).unwrap();
+        world.checkpoint();
+        let index = world.index.connect();
+        let mut lock = ReadLock::begin(&index, Keep::Log).unwrap();
+        let (slot, expected) = (lock.slot(), *lock.header());
+        world.append(&[2], 2).unwrap();
+        assert!(
+            !lock
+                .change(&index, Keep::Snapshot, Some(&expected))
+                .unwrap()
+        );
+        assert_eq!((lock.slot(), lock.keep()), (slot, Keep::Log));
+        assert_eq!(index.held(), [(READ_LOCKS[slot] as usize, false)]);
+        lock.advance(&index).unwrap();
+        world.checkpoint();
+        let expected = *lock.header();
+        assert!(
+            lock.change(&index, Keep::Snapshot, Some(&expected))
+                .unwrap()
+        );
+        assert_eq!((lock.slot(), lock.keep()), (0, Keep::Snapshot));
+        assert_eq!(index.held(), [(READ_LOCKS[0] as usize, false)]);
+        assert!(lock.change(&index, Keep::Log, None).unwrap());
+        assert!(lock.slot() > 0);
+        assert_eq!(index.held().len(), 1);
+        lock.give_back(&index);
+        assert_eq!(index.held(), []);
+    }
+
+    #[test]
+    fn without_a_slot_or_a_header_there_is_an_error() {
+        let index = MemoryIndex::new();
+        assert!(matches!(
+            ReadLock::begin(&index, Keep::Log),
+            Err(Error::Misuse(_))
+        ));
+        // While somebody writes, the header may only be in motion.
+        let writer = index.connect();
+        assert!(writer.lock_exclusive(Lock::Write).unwrap());
+        assert!(matches!(
+            ReadLock::begin(&index, Keep::Log),
+            Err(Error::Busy(_))
+        ));
+        assert_eq!(index.held(), []);
+
+        let world = World::new(512, 2);
+        let other = world.index.connect();
+        for lock in READ_LOCKS {
+            assert!(other.lock_exclusive(lock).unwrap());
+        }
+        let lock = ReadLock::begin(&world.index, Keep::Snapshot);
+        assert!(matches!(lock, Err(Error::Busy(_))));
+        assert_eq!(world.index.held(), []);
+    }
 }

@@ -105,3 +105,67 @@ fn stored_page_size(database: &dyn LogFile) -> Result<PageSize> {
         size => PageSize::new(u32::from(size)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::MemoryFile;
+    use super::super::oracle::World;
+    use super::super::read_lock::Keep;
+    use super::*;
+
+    fn page(number: u32) -> PageNumber {
+        PageNumber::new(number).unwrap()
+    }
+
+    #[test]
+    fn without_a_log_the_file_says_sizes() {
+        for size in [512, 4096, 65536] {
+            let world = World::new(size, 3);
+            let lock = ReadLock::begin(&world.index, Keep::Log).unwrap();
+            let snapshot = Snapshot::new(&world.index, &world.log, &world.database, &lock).unwrap();
+            assert_eq!(
+                (snapshot.page_size().get(), snapshot.database_size()),
+                (size, 3)
+            );
+            world.check(&world.index, &lock, world.state());
+            let nothing = MemoryFile::default();
+            let snapshot = Snapshot::new(&world.index, &world.log, &nothing, &lock);
+            assert!(matches!(snapshot, Err(Error::Corrupt(_))));
+        }
+    }
+
+    #[test]
+    fn what_the_file_does_not_have_is_zero() {
+        let mut world = World::new(512, 2);
+        world.append(&[3], 3).unwrap();
+        world.checkpoint();
+        world.database.truncate(2 * 512 + 100);
+        let lock = ReadLock::begin(&world.index, Keep::Snapshot).unwrap();
+        let snapshot = Snapshot::new(&world.index, &world.log, &world.database, &lock).unwrap();
+        let mut found = [1; 512];
+        snapshot.read_page(page(3), &mut found).unwrap();
+        assert_ne!(found[..100], [0; 100]);
+        assert_eq!(found[100..], [0; 412]);
+    }
+
+    #[test]
+    fn pages_outside_and_wrong_frames_are_refused() {
+        let mut world = World::new(512, 2);
+        world.append(&[2], 2).unwrap();
+        let lock = ReadLock::begin(&world.index, Keep::Snapshot).unwrap();
+        let read = |number, bytes: usize| {
+            let snapshot = Snapshot::new(&world.index, &world.log, &world.database, &lock).unwrap();
+            snapshot.read_page(page(number), &mut vec![0; bytes])
+        };
+        assert!(read(2, 512).is_ok());
+        assert!(matches!(read(3, 512), Err(Error::Corrupt(_))));
+        assert!(matches!(read(2, 511), Err(Error::Misuse(_))));
+        // The frame says it is page 1.
+        world.log.write(&[0, 0, 0, 1], 32).unwrap();
+        assert!(matches!(read(2, 512), Err(Error::Corrupt(_))));
+        world.log.write(&[0, 0, 0, 2], 32).unwrap();
+        assert!(read(2, 512).is_ok());
+        world.log.truncate(32 + 24 + 500);
+        assert!(matches!(read(2, 512), Err(Error::Corrupt(_))));
+    }
+}

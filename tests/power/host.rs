@@ -133,7 +133,22 @@ impl Host {
             file.display()
         ))?;
         self.run(".timeout 20000")?;
-        self.run("SELECT count(*) FROM sqlite_schema").map(|_| ())
+        self.explained("SELECT count(*) FROM sqlite_schema")
+            .map(|_| ())
+    }
+
+    /// Pulls; the report.
+    pub fn sync(&mut self) -> Result<String, String> {
+        self.explained("SELECT replica_sync()")
+            .map(|lines| lines.concat())
+    }
+
+    /// Like `run`, with the extension's own sentence about a failure.
+    fn explained(&mut self, line: &str) -> Result<Vec<String>, String> {
+        self.run(line).map_err(|error| {
+            let why = self.run("SELECT replica_last_error()");
+            format!("{error}: {}", why.unwrap_or_else(|e| vec![e]).join(" "))
+        })
     }
 
     /// Ends the process cleanly: connections are closed.

@@ -12,14 +12,15 @@
 //!   makes all durable, a sync of a file the *creation* of its name (and what came before), but no
 //!   link, rename or unlink of it.
 use crate::dice::Dice;
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 pub const SECTOR: u64 = 512;
 
-/// Name to content, of every file that is left.
-pub type Image = BTreeMap<String, Vec<u8>>;
+/// Name to content, of every file that is left. Names that share one content are links to one file.
+pub type Image = BTreeMap<String, Arc<Vec<u8>>>;
 
 /// One recorded step. Files are known by inode number: names come and go.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,9 +70,9 @@ pub enum Step {
 pub enum Loss {
     Everything,
     Nothing,
-    /// The first changes survive, the one in the middle is torn.
+    /// The first changes survive, the last ones do not; the end of the one between is torn off.
     Late,
-    /// The last changes survive, earlier ones do not.
+    /// The last changes survive, the first ones do not; the start of the one between is torn off.
     Early,
     /// Each write is kept, lost or torn for itself.
     Scattered,
@@ -202,8 +203,7 @@ impl Disk {
         };
         let mut names = self.names.clone();
         self.naming[..kept].iter().for_each(|n| n.apply(&mut names));
-        // Two names of one file hold the same.
-        let mut built: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
+        let mut built: BTreeMap<usize, Arc<Vec<u8>>> = BTreeMap::new();
         for file in names.values() {
             built.entry(*file).or_insert_with(|| {
                 let loss = match crash {
@@ -219,7 +219,7 @@ impl Disk {
                         Loss::Scattered,
                     ]),
                 };
-                self.files[*file].survivors(loss, dice)
+                Arc::new(self.files[*file].survivors(loss, dice))
             });
         }
         names
@@ -291,38 +291,10 @@ impl File {
                         cache.resize(end, 0);
                     }
                     cache[*offset as usize..end].copy_from_slice(data);
-                    let fate = match loss {
-                        Loss::Everything => Fate::Lost,
-                        Loss::Nothing => Fate::Kept,
-                        Loss::Late if i == pivot => Fate::Torn,
-                        Loss::Late => {
-                            if i < pivot {
-                                Fate::Kept
-                            } else {
-                                Fate::Lost
-                            }
-                        }
-                        Loss::Early => {
-                            if i < pivot {
-                                Fate::Lost
-                            } else {
-                                Fate::Kept
-                            }
-                        }
-                        Loss::Scattered => dice.one_of(&[
-                            Fate::Kept,
-                            Fate::Kept,
-                            Fate::Lost,
-                            Fate::Lost,
-                            Fate::Torn,
-                        ]),
-                    };
-                    if fate == Fate::Lost {
-                        continue;
-                    }
-                    for sector in sectors(*offset, end as u64, cache.len()) {
-                        if (sector.start as u64) < placeless && (fate == Fate::Kept || dice.coin())
-                        {
+                    let touched: Vec<_> = sectors(*offset, end as u64, cache.len()).collect();
+                    let fate = loss.of_write(i.cmp(&pivot), touched.len(), dice);
+                    for (number, sector) in touched.into_iter().enumerate() {
+                        if (sector.start as u64) < placeless && fate.keeps(number, dice) {
                             if disk.len() < sector.end {
                                 disk.resize(sector.end, 0);
                             }
@@ -349,11 +321,43 @@ impl File {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
+/// What becomes of one write: the sectors of it that are kept.
 enum Fate {
-    Kept,
-    Lost,
-    Torn,
+    Some(Range<usize>),
+    Chance,
+}
+
+impl Fate {
+    fn keeps(&self, sector: usize, dice: &mut Dice) -> bool {
+        match self {
+            Fate::Some(range) => range.contains(&sector),
+            Fate::Chance => dice.coin(),
+        }
+    }
+}
+
+impl Loss {
+    /// `side` is where the write stands to the pivot.
+    fn of_write(self, side: Ordering, sectors: usize, dice: &mut Dice) -> Fate {
+        let (kept, lost) = (Fate::Some(0..sectors), Fate::Some(0..0));
+        let edge = dice.below(sectors + 1);
+        let (head, tail) = (Fate::Some(0..edge), Fate::Some(edge..sectors));
+        match (self, side) {
+            (Loss::Everything, _) => lost,
+            (Loss::Nothing, _) => kept,
+            (Loss::Late, Ordering::Less) | (Loss::Early, Ordering::Greater) => kept,
+            (Loss::Late, Ordering::Greater) | (Loss::Early, Ordering::Less) => lost,
+            (Loss::Late, Ordering::Equal) => head,
+            (Loss::Early, Ordering::Equal) => tail,
+            (Loss::Scattered, _) => match dice.below(10) {
+                0..4 => kept,
+                4..7 => lost,
+                7 => head,
+                8 => tail,
+                _ => Fate::Chance,
+            },
+        }
+    }
 }
 
 /// The sectors that a write touches, the last one cut at the end of the file.

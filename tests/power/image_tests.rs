@@ -48,8 +48,8 @@ fn synced_content_stays_and_unsynced_goes() {
         Step::Sync { inode: 1 },
         write(1, 512, 1000, 2),
     ];
-    assert_eq!(bare(&steps)["a"], vec![1; 600]);
-    assert_eq!(whole(&steps)["a"], [vec![1; 512], vec![2; 1000]].concat());
+    assert_eq!(*bare(&steps)["a"], vec![1; 600]);
+    assert_eq!(*whole(&steps)["a"], [vec![1; 512], vec![2; 1000]].concat());
 }
 
 #[test]
@@ -86,8 +86,22 @@ fn a_link_needs_the_directory() {
     ]);
     assert_eq!(
         bare(&steps).into_iter().collect::<Vec<_>>(),
-        [("db".into(), vec![7; 9])]
+        [("db".into(), Arc::new(vec![7; 9]))]
     );
+}
+
+#[test]
+fn links_share_one_file() {
+    let steps = [
+        create(1, "part"),
+        write(1, 0, 900, 1),
+        Step::Link {
+            inode: 1,
+            name: "db".into(),
+        },
+    ];
+    let image = disk(&steps).image(Crash::Names, &mut Dice::new(1));
+    assert!(Arc::ptr_eq(&image["part"], &image["db"]));
 }
 
 #[test]
@@ -122,7 +136,7 @@ fn names_without_content_are_zero_length_files() {
     let image = disk(&steps).image(Crash::Names, &mut Dice::new(1));
     assert_eq!(
         image.into_iter().collect::<Vec<_>>(),
-        [("db".into(), vec![])]
+        [("db".into(), Arc::default())]
     );
 }
 
@@ -158,7 +172,7 @@ fn writes_tear_at_sectors() {
     ];
     let mut torn = 0;
     for image in any(&steps, Crash::Every(Loss::Scattered)) {
-        let a = &image["a"];
+        let a = &*image["a"];
         assert_eq!(a[..100], [1; 100]);
         let parts = [100..512, 512..1024, 1024..1536, 1536..2048, 2048..2100];
         let values: Vec<u8> = parts.iter().map(|p| a[p.start]).collect();
@@ -180,7 +194,7 @@ fn a_sector_holds_the_writes_before_the_one_that_reached_it() {
         write(1, 24, 512, 2),
     ];
     for image in any(&steps, Crash::Every(Loss::Scattered)) {
-        let a = &image["a"];
+        let a = &*image["a"];
         assert!(!(a.len() == 536 && a[100] == 2) || a[0] == 1);
     }
 }
@@ -197,7 +211,7 @@ fn lost_content_inside_the_size_reads_as_zeros() {
     assert!(
         holes
             .iter()
-            .any(|i| i["a"] == [vec![0; 1024], vec![2; 1024]].concat())
+            .any(|i| *i["a"] == [vec![0; 1024], vec![2; 1024]].concat())
     );
 }
 
@@ -210,10 +224,10 @@ fn a_lost_truncation_brings_back_the_old_content() {
         Step::Resize { inode: 1, size: 0 },
         write(1, 0, 512, 2),
     ];
-    assert_eq!(bare(&steps)["a"], vec![1; 2048]);
-    assert_eq!(whole(&steps)["a"], vec![2; 512]);
+    assert_eq!(*bare(&steps)["a"], vec![1; 2048]);
+    assert_eq!(*whole(&steps)["a"], vec![2; 512]);
     for image in any(&steps, Crash::Every(Loss::Scattered)) {
-        let a = &image["a"];
+        let a = &*image["a"];
         assert!(
             *a == vec![1; 2048] || a.is_empty() || *a == vec![0; 512] || *a == vec![2; 512],
             "{}",
@@ -232,8 +246,8 @@ fn an_inode_number_may_be_used_again() {
         create(1, "a"),
         write(1, 0, 3, 2),
     ];
-    assert_eq!(bare(&steps)["a"], vec![1; 10]);
-    assert_eq!(whole(&steps)["a"], vec![2; 3]);
+    assert_eq!(*bare(&steps)["a"], vec![1; 10]);
+    assert_eq!(*whole(&steps)["a"], vec![2; 3]);
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 const HEAD: usize = 32;
 const MARK: u32 = 10;
@@ -85,19 +86,36 @@ impl Recorder {
 
 /// The files of a directory that outlive its processes.
 pub fn snapshot(dir: &Path) -> Image {
+    let mut read: BTreeMap<u64, Arc<Vec<u8>>> = BTreeMap::new();
     let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
     files
-        .map(|f| (f.file_name().into_string().unwrap(), f.path()))
+        .map(|f| (f.file_name().into_string().unwrap(), f))
         .filter(|(name, _)| !name.ends_with("-shm"))
-        .map(|(name, path)| (name, fs::read(path).unwrap()))
+        .map(|(name, f)| {
+            let content = read.entry(f.ino());
+            (
+                name,
+                content
+                    .or_insert_with(|| Arc::new(fs::read(f.path()).unwrap()))
+                    .clone(),
+            )
+        })
         .collect()
 }
 
 /// Writes an image as the content of a new directory.
 pub fn install(image: &Image, dir: &Path) {
     fs::create_dir_all(dir).unwrap();
+    let mut written: Vec<(&String, &Arc<Vec<u8>>)> = Vec::new();
     for (name, content) in image {
-        fs::write(dir.join(name), content).unwrap();
+        match written
+            .iter()
+            .find(|(_, other)| Arc::ptr_eq(other, content))
+        {
+            Some((first, _)) => fs::hard_link(dir.join(first), dir.join(name)).unwrap(),
+            None => fs::write(dir.join(name), content.as_slice()).unwrap(),
+        }
+        written.push((name, content));
     }
 }
 
@@ -121,7 +139,11 @@ pub fn describe(steps: &[Step]) -> String {
             Step::Grow { inode, size } => format!("grow {} {size}", name(inode)),
             Step::Sync { inode } => format!("sync {}", name(inode)),
             Step::SyncDirectory => "sync directory".into(),
-            Step::Link { inode, name: new } => format!("link {} to {new}", name(inode)),
+            Step::Link { inode, name: new } => {
+                let line = format!("link {} to {new}", name(inode));
+                names.insert(*inode, new.clone());
+                line
+            }
             Step::Rename { name, to } => format!("rename {name} to {to}"),
             Step::Unlink { name } => format!("unlink {name}"),
             Step::Mark(text) => format!("-- {text}"),
