@@ -72,7 +72,7 @@ tell_sync() {
   synced_transactions=$(json "$sync" transactions)
   synced_bytes=$(json "$sync" bytes_received)
   say "  replica_sync() brought $(count "$synced_transactions") transaction(s) as $(count "$(json "$sync" pages)")" \
-    "changed page(s): $(count "$synced_bytes") bytes received in $(json "$sync" milliseconds) ms;" \
+    "changed page(s): $(count "$synced_bytes") bytes received in $(LC_ALL=C printf '%.0f' "$(json "$sync" milliseconds)") ms;" \
     "the database has $(count "$(size "$work/debian.db")") bytes."
 }
 

@@ -253,14 +253,16 @@ fn the_walkthroughs_run_and_a_signal_ends_the_server() {
                 .args(["-batch", "-init", "/dev/null"])
                 .current_dir(&replica_place);
             let mut follower = Process::spawn("sql/replica.sql", &mut command);
-            assert!(follower.write(&text));
+            // The error log says more than the shell; it lies in the directory that is removed in the end.
+            assert!(follower.write(&format!(".log log.txt\n{text}")));
             follower.close_input();
             let status = follower.wait();
             let output = follower.remaining_output().join("\n");
             let errors = follower.remaining_errors().join("\n");
             assert!(
                 status.success() && errors.is_empty(),
-                "round {round}: {status}\n{output}\n{errors}"
+                "round {round}: {status}\n{output}\n{errors}\n{}",
+                std::fs::read_to_string(replica_place.join("log.txt")).unwrap_or_default()
             );
             println!("{output}");
         }

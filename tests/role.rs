@@ -179,14 +179,12 @@ fn serving_is_refused_where_it_must_be() {
         side_files(&files.app)
     );
     shell.refused("SELECT replica_serve('127.0.0.1:0', '{\"nonsense\": 1')");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
-    let taken = taken.local_addr().expect("bound");
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
     let in_use = listener.local_addr().expect("bound");
     shell.refused(&format!("SELECT replica_serve('{in_use}')"));
-    // The first of the two ports is free again.
-    let answer = shell.sql(&format!("SELECT replica_serve('{taken}')"));
-    assert_eq!(json(&answer, "$.url"), format!("http://{taken}/app"));
+    let free = format!("127.0.0.1:{}", free_port());
+    let answer = shell.sql(&format!("SELECT replica_serve('{free}')"));
+    assert_eq!(json(&answer, "$.url"), format!("http://{free}/app"));
     assert_eq!(json(&answer, "$.database"), "app");
 
     let mut memory = Shell::with_extension();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use harness::bank::{self, Bank};
-use harness::{Host, Primary, assert_intact, assert_same, directory, image, seed};
+use harness::{Host, Primary, assert_intact, assert_same, directory, image, seed, side_file};
 
 /// Seconds, unless `REPLICA_SYNC_SECONDS` says otherwise.
 const SECONDS: u64 = 60;
@@ -67,6 +67,16 @@ fn two_processes_sync_one_file() {
     }
     assert_same(&app, &copy, "at the end");
     assert_intact(&copy, "at the end");
+    for path in [&app, &copy] {
+        let log = std::fs::metadata(side_file(path, "-wal")).map_or(0, |file| file.len());
+        println!("{}: a log of {log} bytes", path.display());
+        // A few megabytes are aimed at; this leaves room for what readers and a loaded machine hold back.
+        assert!(
+            log < 64 << 20,
+            "the log of {} grew to {log} bytes",
+            path.display()
+        );
+    }
     println!(
         "{transactions} transactions in {seconds} s; {} pages",
         image::Image::read(&copy).pages()

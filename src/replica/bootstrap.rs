@@ -21,8 +21,11 @@ const PARTS_PER_SYNC: usize = 4;
 
 /// Makes the replica, or waits while another process makes it, or ends what one left unfinished.
 pub fn run(replica: &Replica) -> Result<()> {
-    if replica.is_made()? && replica.local().store()?.progress()?.is_none() {
-        return Ok(());
+    let unfinished = replica.local().store()?.progress()?.is_some();
+    match (replica.is_made()?, replica.host().exists(replica.path())?) {
+        (true, _) if !unfinished => return Ok(()),
+        (false, true) => return Err(not_a_replica()),
+        _ => {}
     }
     let Some(_lock) = wait_for_lock(replica)? else {
         return Ok(());

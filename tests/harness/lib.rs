@@ -2,6 +2,7 @@
 //! comparison by plain SQLite, and workloads.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rusqlite::Connection;
 
@@ -88,10 +89,17 @@ pub fn number(text: &str, path: &str) -> u64 {
         .unwrap_or_else(|_| panic!("{path} in {text} is no count: {value}"))
 }
 
-/// A port that was free a moment ago, for servers that must come back on the same one.
+/// A port that is free, for servers that must come back on the same one; below the range from which the kernel chooses,
+/// so that no other test is given it meanwhile.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 200) as u16 * 100;
+    loop {
+        let port = 10_000 + start + NEXT.fetch_add(1, Ordering::SeqCst) % 100;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The seed of a test's random choices: `REPLICA_SEED`, else the given one; printed, so that a failure can be repeated.
