@@ -182,3 +182,183 @@ fn unexpected(response: &Response) -> Error {
     };
     Error::Protocol(format!("'{kind}' does not answer the question"))
 }
+
+#[cfg(test)]
+mod tests {
+
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::page::{ContentDigest, PageSize};
+    use crate::position::{HistoryId, Lsn};
+
+    /// A remote that gives prepared answers and writes down what it was asked.
+    struct Scripted {
+        answers: Mutex<Vec<Response>>,
+        asked: Mutex<Vec<Request>>,
+    }
+
+    impl Scripted {
+        fn new(mut answers: Vec<Response>) -> Self {
+            answers.reverse();
+            Self {
+                answers: Mutex::new(answers),
+                asked: Mutex::default(),
+            }
+        }
+
+        fn asked_since(&self) -> Vec<(u64, u32)> {
+            let asked = self.asked.lock();
+            let pull = |request: &Request| match request {
+                Request::Pull(pull) => (
+                    pull.since.map_or(0, |since| since.lsn.0),
+                    pull.after.map_or(0, PageNumber::get),
+                ),
+                other => panic!("{other:?}"),
+            };
+            asked.iter().map(pull).collect()
+        }
+    }
+
+    impl Remote for Scripted {
+        fn ask(&self, request: &Request) -> Result<(Response, Traffic)> {
+            self.asked.lock().push(request.clone());
+            let answer = self
+                .answers
+                .lock()
+                .pop()
+                .expect("an answer for every question");
+            Ok((
+                answer,
+                Traffic {
+                    sent: 1,
+                    received: 10,
+                },
+            ))
+        }
+
+        fn url(&self) -> &str {
+            "http://scripted"
+        }
+    }
+
+    fn position(lsn: u64) -> Position {
+        Position {
+            lsn: Lsn(lsn),
+            id: HistoryId([lsn as u8; 16]),
+        }
+    }
+
+    fn head(lsn: u64) -> Head {
+        Head {
+            database: DatabaseId([1; 16]),
+            position: position(lsn),
+            page_size: PageSize::new(512).unwrap(),
+            database_size: 9,
+            content: ContentDigest::default(),
+        }
+    }
+
+    fn number(number: u32) -> PageNumber {
+        PageNumber::new(number).unwrap()
+    }
+
+    fn pages(lsn: u64, numbers: &[u32], next: Option<u32>) -> Response {
+        let page = |n: &u32| Page {
+            number: number(*n),
+            data: vec![lsn as u8; 512],
+        };
+        Response::Pages {
+            head: head(lsn),
+            pages: numbers.iter().map(page).collect(),
+            next: next.map(number),
+        }
+    }
+
+    fn batch(fetched: Fetched) -> Vec<(u32, u8)> {
+        match fetched {
+            Fetched::Batch(batch) => batch
+                .pages
+                .iter()
+                .map(|(number, data)| (number.get(), data[0]))
+                .collect(),
+            _ => panic!("no batch"),
+        }
+    }
+
+    #[test]
+    fn parts_at_one_position_are_one_batch() {
+        let remote = Scripted::new(vec![pages(7, &[1, 2], Some(2)), pages(7, &[5], None)]);
+        let mut conversation = Conversation::new(&remote, None);
+        let fetched = conversation.changes(position(3)).unwrap();
+        assert_eq!(batch(fetched), [(1, 7), (2, 7), (5, 7)]);
+        assert_eq!(remote.asked_since(), [(3, 0), (3, 2)]);
+        assert_eq!(
+            conversation.traffic,
+            Traffic {
+                sent: 2,
+                received: 20
+            }
+        );
+    }
+
+    #[test]
+    fn a_remote_that_moves_on_is_asked_again_since_the_first_part() {
+        let remote = Scripted::new(vec![
+            pages(7, &[1, 2], Some(2)),
+            pages(8, &[5], None),
+            pages(9, &[2], None),
+        ]);
+        let fetched = Conversation::new(&remote, None)
+            .changes(position(3))
+            .unwrap();
+        assert_eq!(batch(fetched), [(1, 7), (2, 9), (5, 8)]);
+        assert_eq!(remote.asked_since(), [(3, 0), (3, 2), (7, 0)]);
+    }
+
+    #[test]
+    fn a_remote_that_moved_without_new_pages_ends_the_rounds() {
+        let remote = Scripted::new(vec![
+            pages(7, &[1], Some(1)),
+            pages(8, &[5], None),
+            Response::UpToDate(head(7)),
+        ]);
+        let fetched = Conversation::new(&remote, None)
+            .changes(position(3))
+            .unwrap();
+        assert_eq!(batch(fetched), [(1, 7), (5, 8)]);
+    }
+
+    #[test]
+    fn pages_above_the_final_size_are_dropped() {
+        let remote = Scripted::new(vec![pages(7, &[1, 12], None)]);
+        let fetched = Conversation::new(&remote, None)
+            .changes(position(3))
+            .unwrap();
+        assert_eq!(batch(fetched), [(1, 7)]);
+    }
+
+    #[test]
+    fn another_database_is_refused_in_the_middle_too() {
+        let mut other = head(7);
+        other.database = DatabaseId([2; 16]);
+        let answers = vec![
+            pages(7, &[1], Some(1)),
+            Response::Pages {
+                head: other,
+                pages: Vec::new(),
+                next: None,
+            },
+        ];
+        let remote = Scripted::new(answers);
+        let result = Conversation::new(&remote, None).changes(position(3));
+        assert!(matches!(result, Err(Error::Misuse(_))));
+    }
+
+    #[test]
+    fn an_answer_to_another_question_is_a_protocol_error() {
+        let remote = Scripted::new(vec![Response::UpToDate(head(7))]);
+        let result = Conversation::new(&remote, None).part(None);
+        assert!(matches!(result, Err(Error::Protocol(_))));
+    }
+}
