@@ -84,6 +84,10 @@ impl Process {
                         RecvTimeoutError::Timeout => format!("no answer in {PATIENCE:?}"),
                         RecvTimeoutError::Disconnected => "ended".to_string(),
                     };
+                    if reason == RecvTimeoutError::Disconnected {
+                        // Its streams close a moment before its status is there, and the status tells a crash.
+                        std::thread::sleep(Duration::from_millis(500));
+                    }
                     let status = self.child.try_wait();
                     let rest: Vec<String> = self.stderr.try_iter().collect();
                     let doing: String = doing.chars().take(300).collect();
