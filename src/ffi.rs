@@ -4,11 +4,15 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Once;
+use std::time::Duration;
 
 use libsqlite3_sys as sqlite;
 
 use crate::error::{Error, Result};
 use crate::{functions, last_error, vfs};
+
+/// What a serving connection without a busy timeout gets.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a callback of SQLite; a panic becomes `on_panic`.
 pub fn guard<T>(on_panic: T, callback: impl FnOnce() -> T) -> T {
@@ -104,21 +108,38 @@ impl HostConnection {
         unsafe { sqlite::sqlite3_txn_state(self.0, std::ptr::null()) == sqlite::SQLITE_TXN_WRITE }
     }
 
-    /// Asks SQLite to leave the log of a schema in place when its last connection closes.
-    pub fn keep_log(self, schema: &str) {
-        let Ok(schema) = CString::new(schema) else {
-            return;
-        };
-        let mut keep: c_int = 1;
-        // SAFETY: PERSIST_WAL takes a pointer to an int.
-        unsafe {
-            sqlite::sqlite3_file_control(
-                self.0,
-                schema.as_ptr(),
-                sqlite::SQLITE_FCNTL_PERSIST_WAL,
-                (&raw mut keep).cast(),
-            );
-        }
+    /// Gives the connection a busy timeout if it has none: a checkpoint of ours may hold writers
+    /// back for a moment.
+    pub fn ensure_busy_timeout(self) -> Result<()> {
+        // SAFETY: the connection is open during the call and is not closed by the wrapper.
+        let connection = unsafe { rusqlite::Connection::from_handle(self.0) };
+        let result = connection.and_then(|connection| {
+            let set: i64 = connection.query_row("PRAGMA busy_timeout", [], |row| row.get(0))?;
+            match set {
+                0 => connection.busy_timeout(BUSY_TIMEOUT),
+                _ => Ok(()),
+            }
+        });
+        result.map_err(|source| Error::Store {
+            action: "set the busy timeout",
+            source,
+        })
+    }
+
+    /// Whether this SQLite may be used by several threads, as serving does.
+    pub fn is_thread_safe(self) -> bool {
+        // SAFETY: a constant of the library.
+        unsafe { sqlite::sqlite3_threadsafe() != 0 }
+    }
+}
+
+/// Whether a signal does what the system makes of it: nobody has a handler for it.
+pub fn has_default_action(signal: c_int) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: asks only; the structure is plain data, for which zero is valid.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_DFL
     }
 }
 

@@ -642,3 +642,32 @@ fn an_open_write_transaction_on_the_primary_is_not_served() {
     replica.sync();
     assert_same(&files.app, &files.copy, "after the commit");
 }
+
+/// A write to a closed socket raises SIGPIPE, which ends a host that does not ignore it, as the shell.
+#[test]
+fn replicas_that_vanish_in_the_middle_of_an_answer_do_not_end_the_primary() {
+    let files = Files::new();
+    Shell::plain(&files.app).sql(
+        "CREATE TABLE ballast AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 20)
+           SELECT n, randomblob(1000000) AS b FROM c",
+    );
+    let mut primary = files.primary();
+    for round in 0..250 {
+        let copy = files.path(&format!("replica-{round}.db"));
+        let mut replica = Shell::with_extension();
+        let name = uri(&copy, &format!("sync_url={}", primary.url()));
+        replica.feed(&format!(".open \"{name}\"\nSELECT count(*) FROM note"));
+        wait_for("the bootstrap to begin", || {
+            side_file(&copy, "-replica-part").exists() || copy.exists()
+        });
+        // Another moment of the answer each time.
+        std::thread::sleep(std::time::Duration::from_micros(round % 30 * 1000));
+        replica.kill();
+        assert!(
+            primary.shell().process().is_running(),
+            "round {round}: the primary's shell is gone"
+        );
+        image::remove_database(&copy);
+    }
+    assert_eq!(primary.sql("SELECT count(*) FROM note"), "1000");
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::host::{AtClose, DatabaseFiles, Host};
+use super::host::{DatabaseFiles, Host};
 use crate::error::{Error, Result, StoreContext};
 use crate::wal::index::IndexHeader;
 
@@ -18,7 +18,7 @@ pub struct Handle {
 impl Handle {
     /// Opens a database in WAL mode and makes sure that its shared index is initialised.
     pub fn open(host: &dyn Host, path: &Path) -> Result<Self> {
-        let connection = host.connect(path, AtClose::KeepLog)?;
+        let connection = host.connect(path)?;
         let mode: String = connection
             .query_row("PRAGMA journal_mode", [], |row| row.get(0))
             .during("read the journal mode")?;
@@ -31,6 +31,8 @@ impl Handle {
         let files = host.open_database(path)?;
         let handle = Self { files, connection };
         handle.initialise_index()?;
+        // Locks of the index may be taken only once it is mapped.
+        handle.header()?;
         Ok(handle)
     }
 

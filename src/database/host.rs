@@ -24,15 +24,6 @@ pub trait Spool: LogFile {
     fn truncate(&self, size: u64) -> Result<()>;
 }
 
-/// What the last connection to close does with the log.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum AtClose {
-    /// As SQLite does: checkpoint and remove it.
-    RemoveLog,
-    /// Leave it: it anchors a position.
-    KeepLog,
-}
-
 /// The host: its files, connections and sources of randomness and time.
 pub trait Host: Send + Sync {
     /// Opens an existing database that is in WAL mode.
@@ -40,7 +31,7 @@ pub trait Host: Send + Sync {
     /// Opens or creates a file that is to become a database.
     fn open_spool(&self, path: &Path) -> Result<Box<dyn Spool>>;
     /// Opens an internal connection, private and unseen by our own hooks.
-    fn connect(&self, path: &Path, at_close: AtClose) -> Result<Connection>;
+    fn connect(&self, path: &Path) -> Result<Connection>;
     /// Whether a file exists.
     fn exists(&self, path: &Path) -> Result<bool>;
     /// Sixteen random bytes from the operating system.

@@ -2,13 +2,13 @@
 //! serves a primary.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::paths;
 use crate::error::{Error, Result};
 
-/// The exclusive lock on `app.db-replica-lock`, held until dropped. The file stays: removing it
-/// would let two processes lock two files of one name.
+/// The exclusive lock on `app.db-replica-lock`, held until dropped.
 pub struct LockFile(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl LockFile {
@@ -27,9 +27,18 @@ impl LockFile {
             .open(&path)
             .map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
+            // Whoever forgets a database removes the file it has locked: only the file that has the
+            // name counts.
+            Ok(()) if has_name(&file, &path) => Ok(Some(Self(file))),
+            Ok(()) | Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
+    }
+}
+
+fn has_name(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(locked), Ok(named)) => (locked.dev(), locked.ino()) == (named.dev(), named.ino()),
+        _ => false,
     }
 }

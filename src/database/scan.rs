@@ -94,8 +94,18 @@ pub fn pages(
     Ok((snapshot.page_size(), snapshot.database_size()))
 }
 
-/// The header of a snapshot, the size of the database in pages there, and its content digest.
-pub fn digest(handle: &Handle) -> Result<(IndexHeader, u32, ContentDigest)> {
+/// What a full read found.
+pub struct Scanned {
+    /// The header of the snapshot.
+    pub header: IndexHeader,
+    /// The size of the database in pages.
+    pub size: u32,
+    /// The digest of its content.
+    pub content: ContentDigest,
+}
+
+/// Reads all content for its digest.
+pub fn digest(handle: &Handle) -> Result<Scanned> {
     let lock = begin_read(handle)?;
     let mut content = ContentDigest::default();
     let result = pages(handle, &lock, |_, hash, _| {
@@ -104,5 +114,9 @@ pub fn digest(handle: &Handle) -> Result<(IndexHeader, u32, ContentDigest)> {
     });
     let header = *lock.header();
     lock.release(&*handle.files.index);
-    result.map(|(_, size)| (header, size, content))
+    result.map(|(_, size)| Scanned {
+        header,
+        size,
+        content,
+    })
 }

@@ -1,12 +1,13 @@
 //! The state store: a small SQLite database beside the file, schema in `sql/state.sql`.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
-use super::host::{AtClose, Host};
+use super::host::Host;
 use super::paths;
 use crate::error::{Error, Result, StoreContext};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
@@ -85,12 +86,18 @@ pub struct Store {
 impl Store {
     /// Whether `database` has a state store.
     pub fn exists(host: &dyn Host, database: &Path) -> Result<bool> {
-        host.exists(&paths::store(database))
+        match host.exists(&paths::store(database)) {
+            // A name that leaves no room for ours beside it.
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::InvalidFilename => {
+                Ok(false)
+            }
+            other => other,
+        }
     }
 
     /// Opens the state store of `database`, creating an empty one where there is none.
     pub fn open(host: &dyn Host, database: &Path) -> Result<Self> {
-        let mut connection = host.connect(&paths::store(database), AtClose::RemoveLog)?;
+        let mut connection = host.connect(&paths::store(database))?;
         prepare_patiently(&mut connection).during("open the state store")?;
         let version: i64 = connection
             .query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -115,6 +122,16 @@ impl Store {
                 Err(error)
             }
         }
+    }
+
+    /// Fixes what the store shows until [`Store::end_read`].
+    pub fn begin_read(&self) -> Result<()> {
+        self.execute("BEGIN; SELECT count(*) FROM position")
+    }
+
+    /// Ends the read.
+    pub fn end_read(&self) -> Result<()> {
+        self.execute("COMMIT")
     }
 
     fn execute(&self, sql: &str) -> Result<()> {

@@ -32,9 +32,13 @@ pub fn serve(call: &Call<'_>) -> Result<Option<String>> {
             path.display()
         )));
     }
+    if !call.connection.is_thread_safe() {
+        return Err(Error::Misuse(
+            "this SQLite is built for one thread: it cannot serve, but it can follow".to_owned(),
+        ));
+    }
+    call.connection.ensure_busy_timeout()?;
     let serving = serve::serve(&register::host()?, &path, &address, &options)?;
-    // The log anchors the position: it stays when the last connection closes.
-    call.connection.keep_log(schema);
     if options.wait {
         serve::wait(&path)?;
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::call::{Call, json};
 use crate::database::host::Host;
+use crate::database::lock_file::LockFile;
 use crate::database::paths;
 use crate::database::settings::Settings;
 use crate::database::store::{Role, Store};
@@ -52,7 +53,7 @@ pub fn verify(call: &Call<'_>) -> Result<Option<String>> {
     call.refuse_in_write("replica_verify")?;
     let (_, path) = call.schema(0)?;
     match serve::find(&path) {
-        Some(served) => json(&served.primary.capture().verify()?),
+        Some(served) => json(&served.primary.verify()?),
         None => json(&replica(call, 0)?.verify()?),
     }
 }
@@ -88,6 +89,12 @@ pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
             path.display()
         )));
     }
+    let Some(_lock) = LockFile::try_take(&path)? else {
+        return Err(Error::Misuse(format!(
+            "{} is served, or being made, by another process",
+            path.display()
+        )));
+    };
     let role = forgotten_role(&*host, &path)?;
     for file in paths::all(&path) {
         match std::fs::remove_file(&file) {

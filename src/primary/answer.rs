@@ -1,7 +1,6 @@
 //! Answering replicas: pages and hashes at a snapshot that is labelled with its exact position.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -9,7 +8,7 @@ use super::capture::Capture;
 use super::server::Service;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
-use crate::database::scan;
+use crate::database::scan::{self, Verification};
 use crate::database::store::Store;
 use crate::error::{Error, Result};
 use crate::page::PageNumber;
@@ -23,9 +22,6 @@ use crate::wire::{
 
 /// Idle readers kept for the next request.
 const IDLE_READERS: usize = 4;
-
-/// Times a snapshot may miss the capture before the request is given up.
-const ATTEMPTS: usize = 100;
 
 /// A served database.
 pub struct Primary {
@@ -77,48 +73,57 @@ impl Primary {
     /// Runs `read` on a snapshot and the head it is labelled with.
     fn with_snapshot<T>(
         &self,
-        read: impl FnOnce(&Head, &Snapshot<'_>, &Store) -> Result<T>,
+        read: impl FnOnce(&Head, &Reader, &ReadLock) -> Result<T>,
     ) -> Result<T> {
         let reader = self.take_reader()?;
-        let files = &reader.handle.files;
         let (lock, head) = self.labelled(&reader)?;
-        let result = Snapshot::new(&*files.index, &*files.log, &*files.content, &lock)
-            .and_then(|snapshot| read(&head, &snapshot, &reader.store));
-        lock.release(&*files.index);
-        let mut readers = self.readers.lock();
-        if readers.len() < IDLE_READERS {
-            readers.push(reader);
+        let result = read(&head, &reader, &lock);
+        lock.release(&*reader.handle.files.index);
+        let ended = reader.store.end_read();
+        if ended.is_ok() {
+            let mut readers = self.readers.lock();
+            if readers.len() < IDLE_READERS {
+                readers.push(reader);
+            }
         }
-        result
+        ended.and(result)
     }
 
-    /// A read lock, and the head of exactly that snapshot: the lock first, then the capture, which
-    /// thereby passes the snapshot.
+    /// The captured snapshot and its head. The page map is read as of the same moment: the
+    /// store's read begins before the capture can go on.
     fn labelled(&self, reader: &Reader) -> Result<(ReadLock, Head)> {
-        for attempt in 0..ATTEMPTS {
-            let lock = scan::begin_read(&reader.handle)?;
-            let mut capture = self.capture.lock();
-            let run = capture.run();
-            let state = capture.state_at(lock.header()).copied();
-            match (run, state) {
-                (Ok(()), Some(state)) => {
-                    let head = capture.head(&state);
-                    return Ok((lock, head));
-                }
-                (run, _) => {
-                    drop(capture);
-                    lock.release(&*reader.handle.files.index);
-                    run?;
-                }
+        let mut capture = self.capture.lock();
+        capture.run()?;
+        reader.store.begin_read()?;
+        match capture.snapshot(&*reader.handle.files.index) {
+            Ok(lock) => Ok((lock, capture.head(capture.state()))),
+            Err(error) => {
+                reader.store.end_read()?;
+                Err(error)
             }
-            // The index was repaired, or restarted between lock and run: rare, and soon over.
-            std::thread::sleep(Duration::from_millis(attempt as u64 / 10));
         }
-        Err(Error::Busy(format!("{} is busy", self.path.display())))
+    }
+
+    /// Reads all pages and compares them with the page map.
+    pub fn verify(&self) -> Result<Verification> {
+        self.with_snapshot(|head, reader, lock| {
+            let mut found = Verification::default();
+            scan::pages(&reader.handle, lock, |number, hash, _| {
+                found.pages += 1;
+                if reader.store.page_hash(number)? != Some(hash) {
+                    found.add_bad(number);
+                }
+                Ok(())
+            })?;
+            found.ok = found.bad_pages.is_empty();
+            found.position = head.position.to_string();
+            Ok(found)
+        })
     }
 
     fn pull(&self, request: &PullRequest) -> Result<Response> {
-        self.with_snapshot(|head, snapshot, store| {
+        self.with_snapshot(|head, reader, lock| {
+            let store = &reader.store;
             if let Some(other) = another(request.database, head) {
                 return Ok(other);
             }
@@ -132,13 +137,11 @@ impl Primary {
             }
             let limit = (PART_BYTES / head.page_size.bytes()).max(1);
             let after = request.after.map_or(0, PageNumber::get);
-            // Without an upper bound: a page changed after the snapshot was taken is sent as the
-            // snapshot has it, and again with the next pull.
             let since = request.since.map(|since| since.lsn);
             let mut numbers = store.pages_changed(since, after, limit + 1)?;
             let next = (numbers.len() > limit).then(|| numbers[limit - 1]);
             numbers.truncate(limit);
-            let pages = read_pages(head, snapshot, numbers)?;
+            let pages = read_pages(head, reader, lock, numbers)?;
             Ok(Response::Pages {
                 head: *head,
                 pages,
@@ -148,7 +151,8 @@ impl Primary {
     }
 
     fn hashes(&self, request: &HashesRequest) -> Result<Response> {
-        self.with_snapshot(|head, _, store| {
+        self.with_snapshot(|head, reader, _| {
+            let store = &reader.store;
             if let Some(other) = another(request.database, head) {
                 return Ok(other);
             }
@@ -166,14 +170,14 @@ impl Primary {
     }
 
     fn pages(&self, request: &PagesRequest) -> Result<Response> {
-        self.with_snapshot(|head, snapshot, _| {
+        self.with_snapshot(|head, reader, lock| {
             if let Some(other) = another(request.database, head) {
                 return Ok(other);
             }
             if request.pages.len() > (PART_BYTES / head.page_size.bytes()).max(1) {
                 return Err(Error::Protocol("too many pages in one request".to_owned()));
             }
-            let pages = read_pages(head, snapshot, request.pages.clone())?;
+            let pages = read_pages(head, reader, lock, request.pages.clone())?;
             Ok(Response::Pages {
                 head: *head,
                 pages,
@@ -204,7 +208,14 @@ fn another(asked: Option<DatabaseId>, head: &Head) -> Option<Response> {
         .then_some(Response::OtherDatabase(head.database))
 }
 
-fn read_pages(head: &Head, snapshot: &Snapshot<'_>, numbers: Vec<PageNumber>) -> Result<Vec<Page>> {
+fn read_pages(
+    head: &Head,
+    reader: &Reader,
+    lock: &ReadLock,
+    numbers: Vec<PageNumber>,
+) -> Result<Vec<Page>> {
+    let files = &reader.handle.files;
+    let snapshot = Snapshot::new(&*files.index, &*files.log, &*files.content, lock)?;
     let lock_page = head.page_size.lock_page();
     numbers
         .into_iter()

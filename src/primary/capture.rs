@@ -1,17 +1,16 @@
 //! Capturing commits: from the log, frame by frame, under a read lock that is moved hand over
 //! hand, so that no frame is overwritten before it was seen.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::history;
 use crate::database::handle::Handle;
-use crate::database::host::{AtClose, Host};
+use crate::database::host::Host;
 use crate::database::lock_file::LockFile;
-use crate::database::scan::{self, Verification};
+use crate::database::scan;
 use crate::database::store::{State, Store};
 use crate::error::{Error, Result, StoreContext};
 use crate::page::{PageHash, PageNumber};
@@ -21,6 +20,7 @@ use crate::wal::apply::Writer;
 use crate::wal::frames::{Transaction, read_frame, transactions};
 use crate::wal::index::IndexHeader;
 use crate::wal::read_lock::{Keep, ReadLock};
+use crate::wal::{Lock, SharedIndex};
 use crate::wire::Head;
 
 /// Log size in bytes from which the capture checkpoints.
@@ -41,8 +41,11 @@ enum Captured {
     Repaired,
 }
 
-/// States of one run that are kept to label snapshots.
-const MOST_RECENT: usize = 4096;
+/// Checkpoints beside a busy writer before it is held back.
+const COPIES: usize = 3;
+
+/// How long the capture tries to hold writers back.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a run stops for a repair.
 const BROKEN: &str = "frames of the log have wrong salts or checksums";
@@ -58,9 +61,6 @@ pub struct Capture {
     store: Store,
     database: DatabaseId,
     state: State,
-    /// The states of the last run, by the index they belong to: a snapshot taken while it ran is
-    /// labelled exactly.
-    recent: VecDeque<(Anchor, State)>,
     _lock_file: LockFile,
 }
 
@@ -73,16 +73,18 @@ impl Capture {
         let store = Store::open(&*host, path)?;
         history::identify(&*host, &store)?;
         let handle = Handle::open(&*host, path)?;
+        repair_all(&handle, path)?;
         let lock = scan::begin_capture(&handle)?;
-        let state = match resume(&*host, &handle, &store, &lock) {
-            Ok(state) => state,
+        // Comparing may begin a new history under a new id.
+        let resumed = resume(&*host, &handle, &store, &lock)
+            .and_then(|state| Ok((state, history::identify(&*host, &store)?)));
+        let (state, database) = match resumed {
+            Ok(resumed) => resumed,
             Err(error) => {
                 lock.release(&*handle.files.index);
                 return Err(error);
             }
         };
-        // Comparing may have begun a new history under a new id.
-        let database = history::identify(&*host, &store)?;
         let mut capture = Self {
             host,
             path: path.to_owned(),
@@ -92,7 +94,6 @@ impl Capture {
             store,
             database,
             state,
-            recent: VecDeque::new(),
             _lock_file: lock_file,
         };
         capture.run()?;
@@ -117,8 +118,6 @@ impl Capture {
 
     /// Captures every commit made before the call. Afterwards the store holds them durably.
     pub fn run(&mut self) -> Result<()> {
-        self.recent.clear();
-        self.recent.push_back((self.captured.anchor(), self.state));
         for _ in 0..ATTEMPTS {
             // One round is enough: a busy writer is always ahead again.
             if self.handle.header()? == self.captured {
@@ -141,46 +140,25 @@ impl Capture {
         )))
     }
 
-    /// The state at exactly this index, captured by the last run.
-    pub fn state_at(&self, header: &IndexHeader) -> Option<&State> {
-        let anchor = header.anchor();
-        self.recent
-            .iter()
-            .rev()
-            .find(|(at, _)| *at == anchor)
-            .map(|(_, state)| state)
+    /// The captured snapshot, for a reader with a connection of its own.
+    pub fn snapshot(&self, index: &dyn SharedIndex) -> Result<ReadLock> {
+        ReadLock::join(index, &self.lock)
     }
 
-    /// Keeps the log bounded, without a stall that plain SQLite would not have, up to
-    /// [`RESTART_BYTES`].
+    /// Keeps the log bounded. Up to [`RESTART_BYTES`] nobody waits for it.
     pub fn checkpoint_if_grown(&mut self) -> Result<()> {
         let bytes = self.log_bytes()?;
         if bytes <= CHECKPOINT_BYTES {
             return Ok(());
         }
-        self.run()?;
-        self.handle.checkpoint()?;
-        self.let_go_of_log()?;
-        if bytes > RESTART_BYTES {
-            self.checkpoint_all()?;
-        }
-        Ok(())
-    }
-
-    /// Reads all pages and compares them with the page map.
-    pub fn verify(&mut self) -> Result<Verification> {
-        self.run()?;
-        let mut found = Verification::default();
-        scan::pages(&self.handle, &self.lock, |number, hash, _| {
-            found.pages += 1;
-            if self.store.page_hash(number)? != Some(hash) {
-                found.add_bad(number);
+        for _ in 0..COPIES {
+            self.run()?;
+            self.handle.checkpoint()?;
+            if self.let_go_of_log()? || bytes <= RESTART_BYTES {
+                return Ok(());
             }
-            Ok(())
-        })?;
-        found.ok = found.bad_pages.is_empty();
-        found.position = self.state.position.to_string();
-        Ok(found)
+        }
+        self.checkpoint_all()
     }
 
     /// Size in bytes of the frames in use.
@@ -189,23 +167,24 @@ impl Capture {
         Ok(u64::from(header.mx_frame) * u64::from(self.state.page_size.get() + 24))
     }
 
-    /// With writers held back, captures and copies everything, and moves the read lock off the
-    /// log: the next writer begins it anew.
+    /// With writers held back, captures and copies what little is left, and moves the read lock
+    /// off the log: the next writer begins it anew.
     fn checkpoint_all(&mut self) -> Result<()> {
-        let files = &self.handle.files;
-        // Not by a Writer: that would borrow self.
-        if !files.index.lock_exclusive(crate::wal::Lock::Write)? {
-            return Ok(());
+        let begun = Instant::now();
+        // A writer that never rests lets go of the lock for moments only. Not by a Writer: that
+        // would borrow self.
+        while !self.handle.files.index.lock_exclusive(Lock::Write)? {
+            if begun.elapsed() > PATIENCE {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_micros(20));
         }
         let result = self
             .run()
             .and_then(|()| self.handle.checkpoint())
             .and_then(|()| self.let_go_of_log());
-        self.handle
-            .files
-            .index
-            .unlock_exclusive(crate::wal::Lock::Write);
-        result
+        self.handle.files.index.unlock_exclusive(Lock::Write);
+        result.map(drop)
     }
 
     /// Moves the read lock to the newest commit, so that the log stays from there on too.
@@ -219,15 +198,16 @@ impl Capture {
     }
 
     /// Where everything is in the database file, lets the log begin anew with the next commit.
-    fn let_go_of_log(&mut self) -> Result<()> {
+    /// False where there are commits that are not captured, or not copied.
+    fn let_go_of_log(&mut self) -> Result<bool> {
         let captured = self.captured;
-        scan::change_read(
+        let changed = scan::change_read(
             &self.handle,
             &mut self.lock,
             Keep::Snapshot,
             Some(&captured),
-        )
-        .map(drop)
+        )?;
+        Ok(changed && self.lock.slot() == 0)
     }
 
     /// Records the transactions from the captured header up to `now`, which the lock keeps.
@@ -242,7 +222,6 @@ impl Capture {
         let (host, store, handle) = (&*self.host, &self.store, &self.handle);
         // Commits of others may not have been synced: nothing is exposed that a crash takes back.
         handle.files.log.sync()?;
-        let mut recent = VecDeque::new();
         let recorded = store.transaction(|store| {
             let mut state = self.state;
             if now.mx_frame > 0 {
@@ -252,12 +231,6 @@ impl Capture {
                         return Err(Error::Busy(BROKEN.to_owned()));
                     }
                     state = record(host, handle, store, &state, &transaction)?;
-                    let anchor = Anchor {
-                        salts: now.salts,
-                        mx_frame: transaction.last_frame.get(),
-                        checksum: transaction.checksum,
-                    };
-                    recent.push_back((anchor, state));
                 }
             }
             state.anchor = Some(now.anchor());
@@ -266,9 +239,6 @@ impl Capture {
         });
         match recorded {
             Ok(state) => {
-                let surplus = recent.len().saturating_sub(MOST_RECENT);
-                self.recent.extend(recent.into_iter().skip(surplus));
-                self.recent.push_back((now.anchor(), state));
                 (self.state, self.captured) = (state, *now);
                 Ok(Captured::All)
             }
@@ -300,8 +270,6 @@ impl Capture {
         self.state = history::compare(&*self.host, &self.handle, &self.store, &self.lock)?;
         self.database = history::identify(&*self.host, &self.store)?;
         self.captured = *self.lock.header();
-        self.recent.clear();
-        self.recent.push_back((self.captured.anchor(), self.state));
         Ok(())
     }
 }
@@ -315,7 +283,7 @@ impl Drop for Capture {
 /// A primary's database is in WAL mode; one that is not yet is changed, when nobody uses it.
 fn enter_wal_mode(host: &dyn Host, path: &Path) -> Result<()> {
     let mode: String = host
-        .connect(path, AtClose::KeepLog)?
+        .connect(path)?
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
         .during("enter WAL mode")?;
     match mode.as_str() {
@@ -324,6 +292,34 @@ fn enter_wal_mode(host: &dyn Host, path: &Path) -> Result<()> {
             "{} cannot leave journal mode '{mode}'",
             path.display()
         ))),
+    }
+}
+
+/// Puts right what others left in the log that recovery would refuse: nothing is exposed that a
+/// crash could take back.
+fn repair_all(handle: &Handle, path: &Path) -> Result<()> {
+    let files = &handle.files;
+    let begun = Instant::now();
+    loop {
+        if let Some(mut writer) = Writer::try_begin(&*files.index)? {
+            let header = *writer.header();
+            if header.mx_frame == 0 {
+                return Ok(());
+            }
+            let start = Anchor::log_start(header.salts);
+            for transaction in transactions(&*files.log, &header, &start)? {
+                if !transaction?.intact {
+                    writer.repair(&*files.log, &start)?;
+                    log::warn!(target: "replica", "{}: {BROKEN}; they were repaired", path.display());
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        if begun.elapsed() > Duration::from_secs(10) {
+            return Err(Error::Busy(format!("{} is locked", path.display())));
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

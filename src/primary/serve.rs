@@ -3,18 +3,22 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Once};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::{SigId, flag};
 
 use super::answer::Primary;
 use super::server::{self, Server, Service};
 use crate::database::host::Host;
 use crate::error::{Error, Result};
+use crate::ffi;
 use crate::last_error;
 
 /// How often commits are captured when nobody asks for them.
@@ -51,6 +55,8 @@ pub struct Served {
     pub primary: Arc<Primary>,
     /// Its URL.
     pub url: String,
+    /// Its page size in bytes.
+    pub page_size: u32,
     name: String,
     address: SocketAddr,
     /// Dropped to end the worker.
@@ -73,45 +79,51 @@ pub fn serve(
     options: &Options,
 ) -> Result<Serving> {
     let name = name_of(path, options)?;
-    let mut serving = SERVING.lock();
-    if serving.databases.contains_key(path) {
-        return Err(Error::Misuse(format!(
-            "{} is served already",
-            path.display()
-        )));
+    if find(path).is_some() {
+        return Err(already(path));
     }
     // The address first: a refusal leaves nothing behind.
-    let address = serving.server(address)?;
+    let address = SERVING.lock().server(address)?;
     let begun = Primary::begin(Arc::clone(host), path).map(Arc::new);
-    let primary =
-        match begun.and_then(|primary| serving.add(address, &name, &primary).map(|()| primary)) {
-            Ok(primary) => primary,
-            Err(error) => {
-                serving.stop_if_idle(address);
-                return Err(error);
-            }
-        };
-    let url = format!("http://{address}/{name}");
+    match begun.and_then(|primary| add(path, name, address, primary)) {
+        Ok(serving) => Ok(serving),
+        Err(error) => {
+            let server = SERVING.lock().stop_if_idle(address);
+            drop(server);
+            Err(error)
+        }
+    }
+}
+
+/// Puts a primary that captures on a server that listens.
+fn add(path: &Path, name: String, address: SocketAddr, primary: Arc<Primary>) -> Result<Serving> {
     let head = {
         let capture = primary.capture();
         capture.head(capture.state())
     };
-    let served_name = name.clone();
-    let worker = start_worker(Arc::clone(&primary))?;
+    let url = format!("http://{address}/{name}");
+    let worker = start_worker(&primary)?;
+    let mut serving = SERVING.lock();
+    serving.add(address, &name, &primary)?;
     let served = Served {
         primary,
         url: url.clone(),
-        name,
+        page_size: head.page_size.get(),
+        name: name.clone(),
         address,
         _worker: worker,
     };
     serving.databases.insert(path.to_owned(), Arc::new(served));
     Ok(Serving {
         url,
-        database: served_name,
+        database: name,
         id: head.database.to_string(),
         position: head.position.to_string(),
     })
+}
+
+fn already(path: &Path) -> Error {
+    Error::Misuse(format!("{} is served already", path.display()))
 }
 
 impl Registry {
@@ -173,31 +185,67 @@ pub fn find(path: &Path) -> Option<Arc<Served>> {
 /// The page size in bytes of a database this process serves.
 pub fn served_page_size(path: &Path) -> Option<Option<u32>> {
     let served = find(path)?;
-    Some(Some(served.primary.capture().state().page_size.get()))
+    Some(Some(served.page_size))
 }
 
 /// Blocks until the database is no longer served, or a signal asks for the end.
 pub fn wait(path: &Path) -> Result<()> {
-    let signal = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let register = |number| {
-        signal_hook::flag::register(number, Arc::clone(&signal)).map_err(|source| Error::File {
-            action: "handle a signal for",
-            path: path.display().to_string(),
-            source,
-        })
-    };
-    let ids = [
-        register(signal_hook::consts::SIGINT)?,
-        register(signal_hook::consts::SIGTERM)?,
-    ];
-    while find(path).is_some() && !signal.load(std::sync::atomic::Ordering::Relaxed) {
+    let signals = EndSignals::catch().map_err(|source| Error::File {
+        action: "handle signals for",
+        path: path.display().to_string(),
+        source,
+    })?;
+    while find(path).is_some() && !signals.seen.load(Ordering::Relaxed) {
         thread::sleep(Duration::from_millis(20));
     }
-    ids.into_iter().for_each(|id| {
-        signal_hook::low_level::unregister(id);
-    });
     stop(path);
     Ok(())
+}
+
+/// SIGINT and SIGTERM, caught until dropped.
+struct EndSignals {
+    seen: Arc<AtomicBool>,
+    ids: Vec<SigId>,
+}
+
+/// Whether nobody waits: then a signal ends the process again, as if it had never been caught. (A
+/// handler, once there, cannot be taken away safely.)
+static NOBODY_WAITS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+impl EndSignals {
+    fn catch() -> std::io::Result<Self> {
+        static DEFAULTS: Once = Once::new();
+        let mut signals = Self {
+            seen: Arc::default(),
+            ids: Vec::new(),
+        };
+        NOBODY_WAITS.store(false, Ordering::SeqCst);
+        let mut result = Ok(());
+        DEFAULTS.call_once(|| {
+            result = [SIGINT, SIGTERM]
+                .into_iter()
+                .filter(|signal| ffi::has_default_action(*signal))
+                .try_for_each(|signal| {
+                    flag::register_conditional_default(signal, Arc::clone(&NOBODY_WAITS)).map(drop)
+                });
+        });
+        result?;
+        for signal in [SIGINT, SIGTERM] {
+            signals
+                .ids
+                .push(flag::register(signal, Arc::clone(&signals.seen))?);
+        }
+        Ok(signals)
+    }
+}
+
+impl Drop for EndSignals {
+    fn drop(&mut self) {
+        NOBODY_WAITS.store(true, Ordering::SeqCst);
+        for id in self.ids.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
 }
 
 fn name_of(path: &Path, options: &Options) -> Result<String> {
@@ -218,10 +266,10 @@ fn name_of(path: &Path, options: &Options) -> Result<String> {
 }
 
 /// Starts the thread that captures between requests; it ends when the sender is dropped.
-fn start_worker(primary: Arc<Primary>) -> Result<Sender<()>> {
+fn start_worker(primary: &Arc<Primary>) -> Result<Sender<()>> {
     let (sender, receiver) = bounded(0);
     // A weak reference: the worker must not keep a stopped primary's files open.
-    let primary = Arc::downgrade(&primary);
+    let primary = Arc::downgrade(primary);
     thread::Builder::new()
         .name("replica-capture".to_owned())
         .spawn(move || work(&receiver, &primary))

@@ -33,6 +33,9 @@ const BACKLOG: u32 = 128;
 /// Threads that answer; each may hold a read transaction.
 const ANSWERING: usize = 8;
 
+/// How often a server that has nothing to serve yet looks again.
+const FIRST_DATABASE: Duration = Duration::from_millis(2);
+
 /// How long a stopping server lets its connections, and then its threads, finish.
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -63,7 +66,15 @@ impl Server {
         let address = listener.local_addr().map_err(cannot)?;
         let shared = Arc::new(Shared::new());
         let (stop, stopped) = watch::channel(false);
-        runtime.spawn(accept(listener, routes::router(shared.clone()), stopped));
+        let accepting = shared.clone();
+        runtime.spawn(async move {
+            // Until then connections wait in the kernel: nobody is told that the first database is
+            // unknown while it is being looked at.
+            while accepting.is_empty() {
+                sleep(FIRST_DATABASE).await;
+            }
+            accept(listener, routes::router(accepting), stopped).await;
+        });
         Ok(Server {
             address,
             shared,

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::enter;
 use super::fetch::{Conversation, Fetched};
@@ -22,9 +22,10 @@ const PARTS_PER_SYNC: usize = 4;
 /// Makes the replica, or waits while another process makes it, or ends what one left unfinished.
 pub fn run(replica: &Replica) -> Result<()> {
     let unfinished = replica.local().store()?.progress()?.is_some();
-    match (replica.is_made()?, replica.host().exists(replica.path())?) {
-        (true, _) if !unfinished => return Ok(()),
-        (false, true) => return Err(not_a_replica()),
+    // In this order: a replica that another process installs meanwhile counts as made.
+    match (replica.host().exists(replica.path())?, replica.is_made()?) {
+        (_, true) if !unfinished => return Ok(()),
+        (true, false) => return Err(not_a_replica()),
         _ => {}
     }
     let Some(_lock) = wait_for_lock(replica)? else {
@@ -42,7 +43,9 @@ pub fn run(replica: &Replica) -> Result<()> {
         if replica.host().exists(path)? {
             return Err(not_a_replica());
         }
-        if !spooled || (state.is_some() && progress.is_none()) {
+        // A state with an anchor is of a file that was in use, and is gone.
+        let used = state.is_some_and(|state| state.anchor.is_some());
+        if !spooled || used || (state.is_some() && progress.is_none()) {
             store.transaction(Store::clear_content)?;
             false
         } else {
@@ -64,26 +67,15 @@ pub(super) fn not_a_replica() -> Error {
     )
 }
 
-/// The lock of the one process that makes the replica; `None` when another one has made it.
+/// The lock of the one process that makes the replica; `None` when another one has made it. Its
+/// own time-outs end a process that gets nowhere, and its lock ends with it.
 fn wait_for_lock(replica: &Replica) -> Result<Option<LockFile>> {
-    let mut waited = Instant::now();
-    let mut seen = None;
     loop {
         if let Some(lock) = LockFile::try_take(replica.path())? {
             return Ok(Some(lock));
         }
         if replica.is_made()? {
             return Ok(None);
-        }
-        let progress = replica.local().store()?.progress()?;
-        if progress != seen {
-            (seen, waited) = (progress, Instant::now());
-        }
-        if waited.elapsed() > replica.settings().timeout() {
-            return Err(Error::CannotOpen(format!(
-                "{}: another process is making this replica and does not get on",
-                replica.path().display()
-            )));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

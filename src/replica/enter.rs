@@ -4,11 +4,13 @@ use crate::database::handle::Handle;
 use crate::database::scan;
 use crate::database::store::{Intent, State, Store};
 use crate::error::{Error, Result};
-use crate::page::{ContentDigest, PageHash, PageNumber};
+use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::TransactionDigest;
 use crate::replica::fetch::Batch;
+use crate::replica::resolve::{self, Standing};
 use crate::wal::apply::Writer;
 use crate::wal::frame::Salts;
+use crate::wal::index::CheckpointInfo;
 use crate::wal::snapshot::Snapshot;
 
 /// What the file holds now, under WAL_WRITE.
@@ -49,38 +51,108 @@ pub fn enter(
     if content_after(handle, current, head.database_size, &hashes)? != head.content {
         return Ok(Entered::Mismatch);
     }
-    let mut header = *writer.header();
-    if !batch.pages.is_empty() {
-        store.set_intent(&Intent {
-            position: head.position,
-            database_size: head.database_size,
-            content: head.content,
-            digest: TransactionDigest::of(head.database_size, hashes.iter().copied()),
-        })?;
-        let pages = batch
-            .pages
-            .iter()
-            .map(|(number, data)| (*number, data.as_slice()));
-        header = writer.append(
-            &*handle.files.log,
-            head.page_size,
-            head.database_size,
-            pages,
-            random,
-        )?;
-    }
+    let unchanged = batch.pages.is_empty() && current.database_size == head.database_size;
     let state = State {
         position: head.position,
         page_size: head.page_size,
         database_size: head.database_size,
         content: head.content,
-        anchor: Some(header.anchor()),
+        anchor: Some(writer.header().anchor()),
     };
-    store.transaction(|store| {
-        store.set_state(&state)?;
-        store.clear_intent()
+    if unchanged {
+        return anchor(handle, store, writer, state, random).map(|_| Entered::Done(state));
+    }
+    // A transaction has a page at least, also where the database only got smaller.
+    let kept = match batch.pages.is_empty() {
+        true => vec![(PageNumber::FIRST, first_page(handle, head.page_size)?)],
+        false => Vec::new(),
+    };
+    let kept_hashes = kept
+        .iter()
+        .map(|(number, page)| (*number, PageHash::of(*number, page)));
+    store.set_intent(&Intent {
+        position: head.position,
+        database_size: head.database_size,
+        content: head.content,
+        digest: TransactionDigest::of(
+            head.database_size,
+            kept_hashes.chain(hashes.iter().copied()),
+        ),
     })?;
-    Ok(Entered::Done(state))
+    sync_before_restart(handle, &writer)?;
+    let pages = kept.iter().map(|(number, page)| (*number, page.as_slice()));
+    let pages = pages.chain(
+        batch
+            .pages
+            .iter()
+            .map(|(number, data)| (*number, data.as_slice())),
+    );
+    let appended = writer.append(
+        &*handle.files.log,
+        head.page_size,
+        head.database_size,
+        pages,
+        random,
+    );
+    let header = match appended {
+        Ok(header) => header,
+        Err(error) => {
+            // Nothing became visible. If this fails too, the next look finds it out.
+            let _ = store.clear_intent();
+            return Err(error);
+        }
+    };
+    let state = State {
+        anchor: Some(header.anchor()),
+        ..state
+    };
+    resolve::settle(store, state).map(|_| Entered::Done(state))
+}
+
+/// Records a verified state. A log without frames says nothing about the content, so that it
+/// would have to be read again the next time: page 1 enters as it is.
+pub fn anchor(
+    handle: &Handle,
+    store: &Store,
+    mut writer: Writer<'_>,
+    state: State,
+    random: Salts,
+) -> Result<Standing> {
+    let mut header = *writer.header();
+    if header.anchor().is_blank() {
+        let page = first_page(handle, state.page_size)?;
+        let pages = [(PageNumber::FIRST, page.as_slice())];
+        let (log, size) = (&*handle.files.log, state.database_size);
+        header = writer.append(log, state.page_size, size, pages, random)?;
+    }
+    resolve::settle(
+        store,
+        State {
+            anchor: Some(header.anchor()),
+            ..state
+        },
+    )
+}
+
+/// Page 1 as it is now.
+fn first_page(handle: &Handle, page_size: PageSize) -> Result<Vec<u8>> {
+    let mut page = vec![0; page_size.bytes()];
+    let files = &handle.files;
+    let lock = scan::begin_read(handle)?;
+    let read = Snapshot::new(&*files.index, &*files.log, &*files.content, &lock)
+        .and_then(|snapshot| snapshot.read_page(PageNumber::FIRST, &mut page));
+    lock.release(&*files.index);
+    read.map(|()| page)
+}
+
+/// A log that is begun anew takes the only copy of pages with it that a careless checkpoint
+/// (`synchronous=OFF`) has not made durable.
+fn sync_before_restart(handle: &Handle, writer: &Writer<'_>) -> Result<()> {
+    let copied = CheckpointInfo::of(&*handle.files.index)?.backfilled();
+    match writer.header().mx_frame {
+        mx_frame if mx_frame > 0 && copied >= mx_frame => handle.files.content.sync(),
+        _ => Ok(()),
+    }
 }
 
 /// A page that a growing database never got would read as whatever the file holds there.

@@ -14,6 +14,7 @@ use crate::database::host::Host;
 use crate::database::settings::Settings;
 use crate::database::store::{Role, State, Store};
 use crate::error::{Error, Result};
+use crate::position::DatabaseId;
 use crate::remote::{self, Remote};
 
 /// A followed database.
@@ -29,6 +30,8 @@ pub struct Replica {
     page_size: AtomicU32,
     /// Whether this process has seen the replica complete.
     made: AtomicBool,
+    /// Whether the way to the remote was stored by this process.
+    remembered: AtomicBool,
 }
 
 /// The files of a replica.
@@ -58,6 +61,7 @@ impl Replica {
                 handle: None,
             }),
             made: AtomicBool::new(false),
+            remembered: AtomicBool::new(false),
             progress: Mutex::new(Progress::default()),
             page_size: AtomicU32::new(page_size),
         })
@@ -98,6 +102,9 @@ impl Replica {
 
     /// Whether the file is there, complete.
     pub fn is_made(&self) -> Result<bool> {
+        if self.made.load(Ordering::Acquire) {
+            return Ok(true);
+        }
         Ok(self.host.exists(&self.path)? && self.recorded_state()?.is_some())
     }
 
@@ -159,9 +166,11 @@ impl Replica {
     }
 
     /// Remembers, once the remote has proved to be the right one, how to reach it.
-    pub fn remember(&self, database: crate::position::DatabaseId) -> Result<()> {
-        let local = self.local();
-        local.store()?.transaction(|store| {
+    pub fn remember(&self, database: DatabaseId) -> Result<()> {
+        if self.remembered.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.local().store()?.transaction(|store| {
             store.set_identity(Role::Replica, Some(database))?;
             self.settings.save(store)
         })

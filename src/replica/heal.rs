@@ -6,10 +6,12 @@ use std::collections::BTreeMap;
 use super::enter::{self, Current, Entered};
 use super::fetch::{Batch, Conversation, Fetched};
 use super::follower::Replica;
+use crate::database::handle::Handle;
 use crate::database::scan;
 use crate::database::store::State;
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
+use crate::wal::anchor::Anchor;
 use crate::wal::index::IndexHeader;
 use crate::wire::Head;
 
@@ -29,16 +31,20 @@ pub(super) struct Local {
 }
 
 /// Makes the content equal to the remote's. Returns the state, the remote's head and the number
-/// of pages that differed.
+/// of pages that differed; `None` where the content is no longer the one of `anchor`.
 pub fn heal(
     replica: &Replica,
     conversation: &mut Conversation<'_>,
-) -> Result<(State, Head, usize)> {
+    anchor: Option<Anchor>,
+) -> Result<Option<(State, Head, usize)>> {
     for _ in 0..MOST_ROUNDS {
         let local = scan_local(replica)?;
+        if anchor.is_some_and(|anchor| anchor != local.header.anchor()) {
+            return Ok(None);
+        }
         let batch = differing(replica, conversation, &local)?;
         if let Some(state) = enter_batch(replica, &local, &batch)? {
-            return Ok((state, batch.head, batch.pages.len()));
+            return Ok(Some((state, batch.head, batch.pages.len())));
         }
     }
     Err(Error::Busy(format!(
@@ -48,8 +54,8 @@ pub fn heal(
 }
 
 pub(super) fn scan_local(replica: &Replica) -> Result<Local> {
-    let mut guard = replica.local();
-    let (handle, _) = guard.handle(replica.host(), replica.path())?;
+    // A handle of its own: other threads go on using the file.
+    let handle = &Handle::open(replica.host(), replica.path())?;
     let lock = scan::begin_read(handle)?;
     let (mut content, mut hashes) = (ContentDigest::default(), BTreeMap::new());
     let result = scan::pages(handle, &lock, |number, hash, _| {

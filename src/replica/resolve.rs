@@ -1,7 +1,7 @@
 //! Finding out which position the file's content is at, from the recorded state and the index.
 
 use crate::database::handle::Handle;
-use crate::database::scan;
+use crate::database::scan::Scanned;
 use crate::database::store::{Intent, State, Store};
 use crate::error::Result;
 use crate::page::PageHash;
@@ -16,8 +16,6 @@ pub enum Standing {
     Known(State),
     /// Nobody can say without reading all of it.
     Unverified,
-    /// It was interrupted half way between two states: every page must be compared.
-    Broken,
     /// Someone else has written to it.
     Foreign,
 }
@@ -30,10 +28,14 @@ pub fn resolve(handle: &Handle, store: &Store, header: &IndexHeader) -> Result<S
             Some(anchor) => (state, anchor),
             None => return Ok(Standing::Unverified),
         },
-        None => return Ok(Standing::Broken),
+        None => return Ok(Standing::Foreign),
     };
     match anchor.relation(header, &*handle.files.log)? {
-        Relation::Equal => Ok(Standing::Known(state)),
+        // What was intended never became visible.
+        Relation::Equal => match store.intent()? {
+            Some(_) => settle(store, state),
+            None => Ok(Standing::Known(state)),
+        },
         Relation::Restarted => settle(
             store,
             State {
@@ -51,24 +53,26 @@ pub fn resolve(handle: &Handle, store: &Store, header: &IndexHeader) -> Result<S
     }
 }
 
-/// Reads the whole content at the snapshot of `header` and compares digests.
-pub fn examine(handle: &Handle, store: &Store) -> Result<(IndexHeader, Standing)> {
-    let (header, size, digest) = scan::digest(handle)?;
-    let (state, intent) = (store.state()?, store.intent()?);
-    let standing = match (state, intent) {
-        (Some(state), _) if state.content == digest && state.database_size == size => {
+/// What a full read tells.
+pub fn compare(store: &Store, scanned: &Scanned) -> Result<Standing> {
+    let Scanned {
+        header,
+        size,
+        content,
+    } = scanned;
+    Ok(match (store.state()?, store.intent()?) {
+        (Some(state), _) if state.content == *content && state.database_size == *size => {
             Standing::Known(State {
                 anchor: Some(header.anchor()),
                 ..state
             })
         }
-        (Some(state), Some(intent)) if intent.content == digest => {
-            Standing::Known(reached(&state, &intent, &header))
+        (Some(state), Some(intent)) if intent.content == *content => {
+            Standing::Known(reached(&state, &intent, header))
         }
-        (_, Some(_)) | (None, _) => Standing::Broken,
-        (Some(_), None) => Standing::Foreign,
-    };
-    Ok((header, standing))
+        // A transaction of ours is in the content as a whole or not at all: this is somebody else's.
+        _ => Standing::Foreign,
+    })
 }
 
 /// Records a state that was found out; the intent has served.

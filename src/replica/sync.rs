@@ -10,11 +10,11 @@ use super::heal;
 use super::resolve::{self, Standing};
 use super::status::{Condition, Report};
 use crate::database::handle::Handle;
-use crate::database::store::{State, Store};
+use crate::database::scan;
+use crate::database::store::State;
 use crate::error::{Error, Result};
-use crate::page::PageNumber;
 use crate::position::Position;
-use crate::wal::apply::Writer;
+use crate::wal::anchor::Anchor;
 use crate::wal::frame::Salts;
 use crate::wire::Head;
 
@@ -52,7 +52,8 @@ impl Replica {
         }
         self.report(|replica, conversation| {
             let from = replica.recorded_state()?.map(|state| state.position);
-            let (state, head, pages) = replica.healed(conversation)?;
+            let healed = replica.healed(conversation, None)?;
+            let (state, head, pages) = healed.ok_or_else(|| replica.contended())?;
             Ok((from.unwrap_or(state.position), state, head, pages))
         })
     }
@@ -74,9 +75,7 @@ impl Replica {
                 return Err(error);
             }
         };
-        if database.is_none() {
-            self.remember(head.database)?;
-        }
+        self.remember(head.database)?;
         {
             let mut progress = self.progress.lock();
             progress.exchanged(&traffic, head.position, self.host().now());
@@ -100,24 +99,26 @@ impl Replica {
     ) -> Result<(Position, State, Head, usize)> {
         let mut from = None;
         for _ in 0..MOST_ROUNDS {
-            let Some(base) = self.understood()? else {
-                let (state, head, pages) = self.healed(conversation)?;
-                return Ok((from.unwrap_or(state.position), state, head, pages));
-            };
+            let base = self.understood()?;
             let from = *from.get_or_insert(base.position);
             match self.round(conversation, base)? {
                 Round::Current(state, head, pages) => return Ok((from, state, head, pages)),
                 Round::Moved => {}
                 Round::Heal => {
-                    let (state, head, pages) = self.healed(conversation)?;
-                    return Ok((from, state, head, pages));
+                    if let Some((state, head, pages)) = self.healed(conversation, base.anchor)? {
+                        return Ok((from, state, head, pages));
+                    }
                 }
             }
         }
-        Err(Error::Busy(format!(
+        Err(self.contended())
+    }
+
+    fn contended(&self) -> Error {
+        Error::Busy(format!(
             "{}: other processes keep getting in first",
             self.path().display()
-        )))
+        ))
     }
 
     fn round(&self, conversation: &mut Conversation<'_>, base: State) -> Result<Round> {
@@ -161,87 +162,68 @@ impl Replica {
         })
     }
 
-    /// The state the content is at; `None` when every page must be compared with the remote's.
-    pub(super) fn understood(&self) -> Result<Option<State>> {
-        let standing = self.under_write_lock(|local| {
-            let (handle, store) = local.handle(self.host(), self.path())?;
-            // Without the lock first: an equal anchor needs none, and is the common case.
-            let header = handle.header()?;
-            if let Some(state) = store.state()?
-                && state
-                    .anchor
-                    .is_some_and(|anchor| !anchor.is_blank() && anchor == header.anchor())
-                && store.intent()?.is_none()
-            {
-                return Ok(Some(Standing::Known(state)));
-            }
-            let Some(writer) = enter::try_writer(handle)? else {
-                return Ok(None);
+    /// The state the content is at. Reading all of it, where that is needed, holds up nobody.
+    pub(super) fn understood(&self) -> Result<State> {
+        for _ in 0..MOST_ROUNDS {
+            let standing = match self.under_write_lock(|local| self.look(local))? {
+                Standing::Unverified => self.examined()?,
+                standing => Some(standing),
             };
-            let standing = resolve::resolve(handle, store, writer.header())?;
-            drop(writer);
-            if !matches!(standing, Standing::Unverified) {
-                return Ok(Some(standing));
-            }
-            let (header, standing) = resolve::examine(handle, store)?;
-            let Some(writer) = enter::try_writer(handle)? else {
-                return Ok(None);
-            };
-            if writer.header() != &header {
-                return Ok(None);
-            }
             match standing {
-                Standing::Known(state) => self.anchored(handle, store, writer, state).map(Some),
-                other => Ok(Some(other)),
-            }
-        })?;
-        match standing {
-            Standing::Known(state) => Ok(Some(state)),
-            Standing::Broken | Standing::Unverified => {
-                self.progress.lock().condition = Condition::Healing;
-                Ok(None)
-            }
-            Standing::Foreign => {
-                self.progress.lock().condition = Condition::Foreign;
-                Err(Error::Misuse(format!(
-                    "{} holds changes that did not come from its remote. They are kept, and nothing \
-                     is synced over them: copy what you need, then SELECT replica_discard()",
-                    self.path().display()
-                )))
+                Some(Standing::Known(state)) => return Ok(state),
+                Some(_) => {
+                    self.progress.lock().condition = Condition::Foreign;
+                    return Err(Error::Misuse(format!(
+                        "{} holds changes that did not come from its remote. They are kept, and nothing \
+                         is synced over them: copy what you need, then SELECT replica_discard()",
+                        self.path().display()
+                    )));
+                }
+                None => {}
             }
         }
+        Err(self.contended())
     }
 
-    /// Records a verified state. A log without frames says nothing about the content, so that it
-    /// would have to be read again the next time: page 1 enters as it is.
-    fn anchored(
-        &self,
-        handle: &Handle,
-        store: &Store,
-        mut writer: Writer<'_>,
-        state: State,
-    ) -> Result<Standing> {
-        let mut header = *writer.header();
-        if header.anchor().is_blank() {
-            let mut page = vec![0; state.page_size.bytes()];
-            handle.files.content.read(&mut page, 0)?;
-            let pages = [(PageNumber::FIRST, page.as_slice())];
-            let size = state.database_size;
-            header = writer.append(
-                &*handle.files.log,
-                state.page_size,
-                size,
-                pages,
-                self.fresh_salts()?,
-            )?;
+    /// What state and index tell; `None` while WAL_WRITE is not to be had.
+    fn look(&self, local: &mut Local) -> Result<Option<Standing>> {
+        let (handle, store) = local.handle(self.host(), self.path())?;
+        // Without the lock first: an equal anchor needs none, and is the common case.
+        let header = handle.header()?;
+        if let Some(state) = store.state()?
+            && state
+                .anchor
+                .is_some_and(|anchor| !anchor.is_blank() && anchor == header.anchor())
+            && store.intent()?.is_none()
+        {
+            return Ok(Some(Standing::Known(state)));
         }
-        resolve::settle(
-            store,
-            State {
-                anchor: Some(header.anchor()),
-                ..state
-            },
-        )
+        let Some(writer) = enter::try_writer(handle)? else {
+            return Ok(None);
+        };
+        resolve::resolve(handle, store, writer.header()).map(Some)
+    }
+
+    /// What a full read tells; `None` when the file changed meanwhile.
+    fn examined(&self) -> Result<Option<Standing>> {
+        let random = self.fresh_salts()?;
+        // A handle of its own: other threads go on using the file.
+        let reading = Handle::open(self.host(), self.path())?;
+        let scanned = scan::digest(&reading)?;
+        self.under_write_lock(|local| {
+            let (handle, store) = local.handle(self.host(), self.path())?;
+            let Some(writer) = enter::try_writer(handle)? else {
+                return Ok(None);
+            };
+            if *writer.header() != scanned.header {
+                return Ok(Some(None));
+            }
+            match resolve::compare(store, &scanned)? {
+                Standing::Known(state) => enter::anchor(handle, store, writer, state, random)
+                    .map(|state| Some(Some(state))),
+                other => Ok(Some(Some(other))),
+            }
+        })
     }
 
     /// Random salts for a log that is begun anew.
@@ -269,9 +251,15 @@ impl Replica {
         }
     }
 
-    fn healed(&self, conversation: &mut Conversation<'_>) -> Result<(State, Head, usize)> {
+    /// Compares all pages with the remote's; `None` when the content is no longer what `anchor`
+    /// says: somebody wrote to it, and that has to be looked at first.
+    fn healed(
+        &self,
+        conversation: &mut Conversation<'_>,
+        anchor: Option<Anchor>,
+    ) -> Result<Option<(State, Head, usize)>> {
         self.progress.lock().condition = Condition::Healing;
-        heal::heal(self, conversation)
+        heal::heal(self, conversation, anchor)
     }
 
     fn checkpoint_if_grown(&self) -> Result<()> {

@@ -16,11 +16,7 @@ impl Replica {
     pub fn verify(&self) -> Result<Verification> {
         self.make()?;
         for _ in 0..MOST_ROUNDS {
-            let state = self.understood()?.ok_or_else(|| {
-                Error::Misuse(
-                    "the content is not understood; SELECT replica_sync() heals it".to_owned(),
-                )
-            })?;
+            let state = self.understood()?;
             let scanned = heal::scan_local(self)?;
             if Some(scanned.header.anchor()) != state.anchor {
                 continue;

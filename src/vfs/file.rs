@@ -149,10 +149,12 @@ impl MainFile {
 /// # Safety
 /// `file` points to at least `size_of::<ReplicaFile>()` writable bytes.
 pub unsafe fn install(file: *mut sqlite3_file, base: Option<BaseFile>, kind: Kind) {
-    let version = base
-        .as_ref()
-        .and_then(BaseFile::methods)
-        .map_or(3, |methods| methods.iVersion);
+    let version = match base.as_ref().and_then(BaseFile::methods) {
+        // A base without shared memory has no WAL mode, and SQLite must see that.
+        Some(methods) if methods.xShmMap.is_none() => 1,
+        Some(methods) => methods.iVersion,
+        None => 3,
+    };
     let methods = match version {
         ..=1 => &METHODS[0],
         2 => &METHODS[1],
@@ -164,15 +166,6 @@ pub unsafe fn install(file: *mut sqlite3_file, base: Option<BaseFile>, kind: Kin
         file.cast::<ReplicaFile>()
             .write(ReplicaFile { methods, open })
     };
-}
-
-/// Keeps the log of a followed database when its last connection closes.
-///
-/// # Safety
-/// `file` is an open file of ours.
-pub unsafe fn keep_log(file: *mut sqlite3_file) {
-    // SAFETY: the caller's promise.
-    unsafe { opened(file) }.keep_log();
 }
 
 /// Whether a file was opened by this VFS and is wrapped.
@@ -229,20 +222,8 @@ impl OpenFile {
                 replica.make()?;
             }
             self.base = Some(main.open_base()?.0);
-            if main.follows() {
-                self.keep_log();
-            }
         }
         Ok(())
-    }
-
-    /// The log of a followed database outlives its last connection: it anchors the position.
-    fn keep_log(&self) {
-        let mut keep: c_int = 1;
-        if let Some(base) = &self.base {
-            // SAFETY: PERSIST_WAL takes a pointer to an int.
-            unsafe { base.control(sqlite::SQLITE_FCNTL_PERSIST_WAL, (&raw mut keep).cast()) };
-        }
     }
 
     fn lock(&mut self, level: c_int) -> c_int {
@@ -252,6 +233,13 @@ impl OpenFile {
                 sqlite::SQLITE_NOMEM => sqlite::SQLITE_NOMEM,
                 _ => sqlite::SQLITE_CANTOPEN,
             };
+        }
+        // What takes more than SHARED in WAL mode is leaving it, or keeping others out. (At close
+        // SQLite tries it too, to remove the log, and does without.)
+        if level > sqlite::SQLITE_LOCK_SHARED
+            && matches!(&self.kind, Kind::Main(main) if main.follows())
+        {
+            return sqlite::SQLITE_BUSY;
         }
         // SAFETY: forwards SQLite's own arguments.
         self.forward(
@@ -316,7 +304,7 @@ impl OpenFile {
                 }
                 sqlite::SQLITE_FCNTL_PDB if main.follows() => {
                     // SAFETY: for this operation SQLite passes a pointer to the handle.
-                    unsafe { sqlite::sqlite3_busy_timeout(*argument.cast(), BUSY_TIMEOUT_MS) };
+                    unsafe { give_busy_timeout(*argument.cast()) };
                 }
                 SQLITE_FCNTL_CKPT_START => main.checkpointing = true,
                 SQLITE_FCNTL_CKPT_DONE => main.checkpointing = false,
@@ -327,6 +315,18 @@ impl OpenFile {
             // SAFETY: forwards SQLite's own arguments.
             Some(base) => unsafe { base.control(operation, argument) },
             None => sqlite::SQLITE_NOTFOUND,
+        }
+    }
+}
+
+/// # Safety
+/// `db` is the connection that is opening a file of ours.
+unsafe fn give_busy_timeout(db: *mut sqlite::sqlite3) {
+    // SAFETY: the caller's promise. While main itself is being opened it has no name yet; once it
+    // has one this is an ATTACH, and the connection's own setting stays.
+    unsafe {
+        if sqlite::sqlite3_db_filename(db, c"main".as_ptr()).is_null() {
+            sqlite::sqlite3_busy_timeout(db, BUSY_TIMEOUT_MS);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The engine's host: the SQLite this extension is loaded into.
 
 use std::cell::Cell;
-use std::ffi::{CString, c_int};
+use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::base::BaseVfs;
 use super::files::{OwnFile, OwnIndex};
-use crate::database::host::{AtClose, DatabaseFiles, Host, Spool};
+use crate::database::host::{DatabaseFiles, Host, Spool};
 use crate::error::{Error, Result, StoreContext};
 
 /// How long an internal connection waits for a lock of someone else.
@@ -80,7 +80,7 @@ impl Host for SqliteHost {
         Ok(Box::new(OwnFile::create(self.vfs, path)?))
     }
 
-    fn connect(&self, path: &Path, at_close: AtClose) -> Result<Connection> {
+    fn connect(&self, path: &Path) -> Result<Connection> {
         let name = path
             .to_str()
             .and_then(|text| CString::new(text).ok())
@@ -91,16 +91,6 @@ impl Host for SqliteHost {
         connection
             .busy_timeout(BUSY_TIMEOUT)
             .during("open an internal connection")?;
-        let mut keep = c_int::from(at_close == AtClose::KeepLog);
-        // SAFETY: the handle is open; PERSIST_WAL takes a pointer to an int.
-        unsafe {
-            sqlite::sqlite3_file_control(
-                connection.handle(),
-                c"main".as_ptr(),
-                sqlite::SQLITE_FCNTL_PERSIST_WAL,
-                (&raw mut keep).cast(),
-            );
-        }
         Ok(connection)
     }
 

@@ -225,7 +225,6 @@ unsafe fn open_main(
         Some(replica) => !replica.is_made()?,
         None => false,
     };
-    let follows = replica.is_some();
     let main = MainFile::new(registered.base, name, flags, path, replica);
     let (base, opened_flags) = match later {
         true => (None, flags),
@@ -234,9 +233,6 @@ unsafe fn open_main(
     // SAFETY: SQLite gave us szOsFile bytes; the out-parameter may be null.
     unsafe {
         file::install(file, base, Kind::Main(main));
-        if follows {
-            file::keep_log(file);
-        }
         if let Some(out) = out_flags.as_mut() {
             *out = opened_flags;
         }

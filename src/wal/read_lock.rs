@@ -35,6 +35,20 @@ impl ReadLock {
         Self::take(index, keep, None)
     }
 
+    /// Takes part, through another connection, in a read lock that somebody holds: the same
+    /// snapshot, though there may be newer commits. The holder must keep its lock until this
+    /// returns. Its mark cannot change meanwhile, so what it keeps this keeps too.
+    pub fn join(index: &dyn SharedIndex, held: &ReadLock) -> Result<Self> {
+        if !index.lock_shared(READ_LOCKS[held.slot])? {
+            // A shared lock is in the way of an exclusive one, not of another shared one.
+            return Err(Error::Busy("the wal-index is busy: no read lock".into()));
+        }
+        Ok(Self {
+            header: held.header,
+            ..*held
+        })
+    }
+
     /// Moves to the newest commit hand over hand: the new lock is taken before the old one goes,
     /// so with [`Keep::Log`] the frames between the two stay in the log. On an error the old
     /// lock is kept.

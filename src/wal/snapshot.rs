@@ -6,6 +6,22 @@ use super::{LogFile, SharedIndex, hash};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
 
+/// The size in pages where no log tells it: what the database header says, if the version-valid-for
+/// number proves it current, else the size of the file (SQLite file format, section 1.3.8).
+fn stored_size(database: &dyn LogFile, page_size: PageSize) -> Result<u32> {
+    let mut header = [0; 100];
+    let complete = database.read(&mut header, 0)? == header.len();
+    let word = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let (changes, size, valid_for) = (word(24), word(28), word(92));
+    if complete && size > 0 && changes == valid_for {
+        return Ok(size);
+    }
+    u32::try_from(database.size()? / u64::from(page_size.get()))
+        .map_err(|_| Error::Corrupt("the database file is too large".into()))
+}
+
 /// Where the database header has the page size (SQLite file format, section 1.3).
 const PAGE_SIZE_AT: u64 = 16;
 
@@ -33,8 +49,7 @@ impl<'a> Snapshot<'a> {
             None => stored_page_size(database)?,
         };
         let database_size = match header.database_size {
-            0 => u32::try_from(database.size()? / u64::from(page_size.get()))
-                .map_err(|_| Error::Corrupt("the database file is too large".into()))?,
+            0 => stored_size(database, page_size)?,
             size => size,
         };
         Ok(Self {

@@ -31,6 +31,8 @@ pub(super) async fn serve(stream: TcpStream, router: Router, mut stopped: watch:
     let stream = TokioIo::new(Patient::new(stream, STALLED));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // Vectored writes go without MSG_NOSIGNAL, and SIGPIPE ends a host that does not ignore it.
+        .writev(false)
         .header_read_timeout(IDLE)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(stream, TowerToHyperService::new(router));
