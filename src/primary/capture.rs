@@ -17,6 +17,7 @@ use crate::page::{PageHash, PageNumber};
 use crate::position::DatabaseId;
 use crate::wal::anchor::{Anchor, Relation};
 use crate::wal::apply::Writer;
+use crate::wal::frame::Salts;
 use crate::wal::frames::{Transaction, read_frame, transactions};
 use crate::wal::index::IndexHeader;
 use crate::wal::read_lock::{Keep, ReadLock};
@@ -46,6 +47,9 @@ const COPIES: usize = 3;
 
 /// How long the capture tries to hold writers back.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long writers are held back for the readers of the log.
+const READERS_END: Duration = Duration::from_millis(50);
 
 /// Why a run stops for a repair.
 const BROKEN: &str = "frames of the log have wrong salts or checksums";
@@ -182,9 +186,24 @@ impl Capture {
         let result = self
             .run()
             .and_then(|()| self.handle.checkpoint())
-            .and_then(|()| self.let_go_of_log());
+            .and_then(|()| self.let_go_of_log())
+            .and_then(|free| if free { self.restart_log() } else { Ok(()) });
         self.handle.files.index.unlock_exclusive(Lock::Write);
-        result.map(drop)
+        result
+    }
+
+    /// Begins the log anew, under WAL_WRITE: the next writer would miss its chance whenever a
+    /// replica is reading just then.
+    fn restart_log(&self) -> Result<()> {
+        let begun = Instant::now();
+        let mut salts = [0; 8];
+        salts.copy_from_slice(&self.host.random()?[..8]);
+        let mut writer = Writer::under_lock(&*self.handle.files.index)?;
+        while writer.header().mx_frame > 0 && begun.elapsed() < READERS_END {
+            writer.restart(Salts(salts))?;
+            thread::sleep(Duration::from_micros(100));
+        }
+        Ok(())
     }
 
     /// Moves the read lock to the newest commit, so that the log stays from there on too.
