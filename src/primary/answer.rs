@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
 use super::server::Service;
@@ -55,7 +55,7 @@ impl Primary {
     }
 
     /// The capture, for one thread at a time.
-    pub fn capture(&self) -> parking_lot::MutexGuard<'_, Capture> {
+    pub fn capture(&self) -> MutexGuard<'_, Capture> {
         self.capture.lock()
     }
 
@@ -95,13 +95,15 @@ impl Primary {
         let mut capture = self.capture.lock();
         capture.run()?;
         reader.store.begin_read()?;
-        match capture.snapshot(&*reader.handle.files.index) {
-            Ok(lock) => Ok((lock, capture.head(capture.state()))),
-            Err(error) => {
-                reader.store.end_read()?;
-                Err(error)
-            }
+        let labelled = capture
+            .snapshot(&*reader.handle.files.index)
+            .map(|lock| (lock, capture.head(capture.state())));
+        // The checkpoints of the worker must not wait behind a queue of pulls.
+        MutexGuard::unlock_fair(capture);
+        if labelled.is_err() {
+            reader.store.end_read()?;
         }
+        labelled
     }
 
     /// Reads all pages and compares them with the page map.
