@@ -1,7 +1,16 @@
 #!/usr/bin/env bash
 # Installs what building, the tests and the demo need and this machine lacks. Debian and its relatives; run as root, or
-# as a user who may sudo. Does nothing where everything is there.
+# as a user who may sudo. Does nothing where everything is there. With the word `hosts`, also the hosts that only the
+# tests need: APSW from PyPI and better-sqlite3 from npm, below tests/target.
 set -euo pipefail
+hosts=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/tests/target/hosts
+with_hosts=
+[[ ${1:-} != hosts ]] || with_hosts=1
+apsw=3.54.1.0
+better_sqlite3=12.6.2
+node_headers() { # the folder above include/node of the node in PATH
+  dirname "$(dirname "$(readlink -f "$(command -v node)")")"
+}
 
 missing=()
 need_command() { # command package
@@ -20,6 +29,16 @@ need_package libsqlite3-dev
 [[ -x /usr/bin/sqlite3 ]] || missing+=(sqlite3)
 [[ -x /usr/bin/python3 ]] || missing+=(python3)
 
+if [[ -n $with_hosts ]]; then
+  need_package python3-venv
+  need_command node nodejs
+  need_command npm npm
+  # better-sqlite3 is compiled here: its ready-made form does not come from the registry.
+  need_command make make
+  need_command g++ g++
+  command -v node >/dev/null 2>&1 && [[ -e $(node_headers)/include/node/node.h ]] || missing+=(libnode-dev)
+fi
+
 if (( ${#missing[@]} > 0 )); then
   echo "installing: ${missing[*]}"
   as_root=()
@@ -37,3 +56,26 @@ command -v cargo >/dev/null 2>&1 || {
   echo "cargo is missing: install Rust 1.89 or newer (the package rustc of older Debian releases is too old)" >&2
   exit 1
 }
+
+[[ -n $with_hosts ]] || exit 0
+mkdir -p "$hosts"
+
+if [[ $("$hosts/apsw/bin/python3" -c 'import apsw; print(apsw.apsw_version())' 2>/dev/null) != "$apsw" ]]; then
+  echo "installing APSW $apsw"
+  /usr/bin/python3 -m venv --clear "$hosts/apsw"
+  # Only the wheel: it brings its own SQLite, which is what makes it another host.
+  "$hosts/apsw/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: "apsw==$apsw"
+fi
+
+if ! (cd "$hosts/node" && node -e "
+  const version = require('better-sqlite3/package.json').version;
+  new (require('better-sqlite3'))(':memory:');
+  process.exit(version === '$better_sqlite3' ? 0 : 1)") >/dev/null 2>&1; then
+  echo "installing better-sqlite3 $better_sqlite3 (compiles it: a minute or two)"
+  rm -rf "$hosts/node"
+  mkdir -p "$hosts/node"
+  echo '{"private": true}' >"$hosts/node/package.json"
+  # From source, against the headers that came with this Node: nothing but the registry is asked.
+  npm_config_build_from_source=true npm_config_nodedir=$(node_headers) \
+    npm install --prefix "$hosts/node" --silent --no-audit --no-fund "better-sqlite3@$better_sqlite3"
+fi

@@ -3,7 +3,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-scripts/set-up.sh
+scripts/set-up.sh hosts
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

@@ -126,6 +126,15 @@ impl HostConnection {
         })
     }
 
+    /// Whether a schema was opened for reading only.
+    pub fn is_read_only(self, schema: &str) -> bool {
+        let Ok(schema) = CString::new(schema) else {
+            return false;
+        };
+        // SAFETY: the connection is open, the name is NUL-terminated.
+        unsafe { sqlite::sqlite3_db_readonly(self.0, schema.as_ptr()) == 1 }
+    }
+
     /// Whether this SQLite may be used by several threads, as serving does.
     pub fn is_thread_safe(self) -> bool {
         // SAFETY: a constant of the library.

@@ -32,6 +32,13 @@ pub fn serve(call: &Call<'_>) -> Result<Option<String>> {
             path.display()
         )));
     }
+    if call.connection.is_read_only(schema) {
+        return Err(Error::ReadOnly(format!(
+            "{} is open for reading only, and serving keeps a log: open it without mode=ro and \
+             immutable=1",
+            path.display()
+        )));
+    }
     if !call.connection.is_thread_safe() {
         return Err(Error::Misuse(
             "this SQLite is built for one thread: it cannot serve, but it can follow".to_owned(),

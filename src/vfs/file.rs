@@ -112,14 +112,19 @@ impl MainFile {
         self.replica.is_some()
     }
 
-    /// Whether this lock is the start of a write transaction of the host: one slot, exclusively,
-    /// by a reader that is not checkpointing. (Recovery takes it without reading.)
+    /// Whether this lock is the start of a write transaction of the host. A checkpoint takes the
+    /// same locks and is none.
     fn begins_write(&self, mask: u8, flags: c_int) -> bool {
-        mask == WRITE_SLOT
-            && flags & sqlite::SQLITE_SHM_LOCK != 0
-            && flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0
-            && self.shared & READ_SLOTS != 0
-            && self.exclusive & CHECKPOINT_SLOT == 0
+        if flags & sqlite::SQLITE_SHM_LOCK == 0 || self.exclusive & CHECKPOINT_SLOT != 0 {
+            return false;
+        }
+        match flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {
+            // A reader becomes a writer. (Recovery takes the lock without reading.)
+            true => mask == WRITE_SLOT && self.shared & READ_SLOTS != 0,
+            // Builds with SQLITE_ENABLE_SETLK_TIMEOUT lock first and begin to read then, which
+            // recovery never does.
+            false => mask & READ_SLOTS != 0 && self.exclusive & WRITE_SLOT != 0,
+        }
     }
 
     fn note_slots(&mut self, mask: u8, flags: c_int) {

@@ -1,7 +1,7 @@
 //! The VFS `replica` itself: what SQLite calls before there is a file.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use libsqlite3_sys as sqlite;
@@ -12,6 +12,7 @@ use super::file::{self, Kind, MainFile, ReplicaFile};
 use super::host::SqliteHost;
 use crate::database::host::Host;
 use crate::database::settings::{NAMES, Settings};
+use crate::database::store::Store;
 use crate::error::{Error, Result};
 use crate::ffi::guard;
 use crate::last_error;
@@ -219,7 +220,15 @@ unsafe fn open_main(
     );
     // SAFETY: the name of a main database carries its URI parameters.
     let settings = unsafe { uri_settings(name) }?;
+    // SAFETY: as above.
+    let immutable = unsafe { sqlite::sqlite3_uri_boolean(name, c"immutable".as_ptr(), 0) } != 0;
+    if settings.sync_url.is_some() {
+        may_follow(&path, immutable, flags & sqlite::SQLITE_OPEN_CREATE != 0)?;
+    }
     let replica = registry::attach(&registered.host, &path, settings)?;
+    if replica.is_some() {
+        may_follow(&path, immutable, true)?;
+    }
     // The file of a replica comes into being as a whole, at the first access.
     let later = match &replica {
         Some(replica) => !replica.is_made()?,
@@ -236,6 +245,25 @@ unsafe fn open_main(
         if let Some(out) = out_flags.as_mut() {
             *out = opened_flags;
         }
+    }
+    Ok(())
+}
+
+/// Refuses, before anything is made, what could never read a replica.
+fn may_follow(path: &Path, immutable: bool, creates: bool) -> Result<()> {
+    if immutable {
+        return Err(Error::CannotOpen(format!(
+            "{} is a replica, which changes: immutable=1 would read it without locks and without \
+             its log; mode=ro reads it only",
+            path.display()
+        )));
+    }
+    let host = host()?;
+    if !creates && !host.exists(path)? && !Store::exists(&*host, path)? {
+        return Err(Error::CannotOpen(format!(
+            "{} does not exist, and this connection may not create it",
+            path.display()
+        )));
     }
     Ok(())
 }

@@ -115,7 +115,12 @@ def repeat(slot, sql):
             return f"{count}|{answer}"
 
 
+def backup(source, target):
+    connections[source].backup(connections[target], pages=100)
+
+
 commands = {
+    "backup": backup,
     "load": load,
     "open": open_database,
     "close": close,

@@ -1,5 +1,6 @@
 //! Hosts other than the shell, driven over their standard input: Debian's Python, and a bundled current SQLite.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,6 +9,9 @@ use crate::{hex, library, uri};
 
 /// Debian's Python: the one whose sqlite3 module can load extensions.
 pub const PYTHON: &str = "/usr/bin/python3";
+
+/// The user without rights that every Unix has.
+const NOBODY: u32 = 65534;
 
 /// What a host reported instead of an answer.
 #[derive(Debug)]
@@ -27,9 +31,8 @@ pub struct Host {
 impl Host {
     /// Python without the extension.
     pub fn plain_python() -> Host {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("harness/host.py");
         let mut command = Command::new(PYTHON);
-        command.arg(script);
+        command.arg(script("host.py"));
         Host::spawn("plain Python", &mut command)
     }
 
@@ -49,6 +52,50 @@ impl Host {
     pub fn bundled() -> Host {
         let mut host = Host::plain_bundled();
         host.load();
+        host
+    }
+
+    /// APSW from PyPI, which brings its own SQLite, with the extension loaded.
+    pub fn apsw() -> Host {
+        let mut command = Command::new(installed("apsw/bin/python3"));
+        command.arg(script("host_apsw.py"));
+        let mut host = Host::spawn("APSW", &mut command);
+        host.load();
+        host
+    }
+
+    /// better-sqlite3 from npm, which brings its own SQLite, with the extension loaded. It opens no URIs.
+    pub fn node() -> Host {
+        let mut command = Command::new("node");
+        command.arg(script("host.js")).arg(installed("node"));
+        let mut host = Host::spawn("better-sqlite3", &mut command);
+        host.load();
+        host
+    }
+
+    /// SQLite built with `SQLITE_THREADSAFE=0`, with the extension loaded.
+    pub fn single_threaded() -> Host {
+        let mut command = Command::new(env!("SINGLE_THREADED_HOST"));
+        let mut host = Host::spawn("single-threaded SQLite", &mut command);
+        host.load();
+        host
+    }
+
+    /// Python with the extension loaded, as a user whom file permissions bind: another one where this is root. What it
+    /// needs is copied to `directory`, which must be open to that user.
+    pub fn bound_by_permissions(directory: &Path) -> Host {
+        let script_copy = directory.join("host.py");
+        let library_copy = directory.join("libreplica.so");
+        std::fs::copy(script("host.py"), &script_copy).expect("copy");
+        std::fs::copy(library(), &library_copy).expect("copy");
+        let mut command = Command::new(PYTHON);
+        command.arg(script_copy).current_dir("/");
+        // SAFETY: only asks.
+        if unsafe { libc::geteuid() } == 0 {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let mut host = Host::spawn("Python bound by permissions", &mut command);
+        host.done("load", &[library_copy.to_str().expect("UTF-8 path")]);
         host
     }
 
@@ -119,6 +166,11 @@ impl Host {
                 failure
             }
         }
+    }
+
+    /// Copies connection `from` over connection `to` by the backup API.
+    pub fn backup(&mut self, from: &str, to: &str) -> Result<(), Failure> {
+        self.ask("backup", &[from, to]).map(drop)
     }
 
     /// The version of the SQLite library in this host.
@@ -230,6 +282,25 @@ fn decode(line: &str) -> Result<String, Failure> {
         }),
         _ => panic!("a host said something else: {line}"),
     }
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("harness")
+        .join(name)
+}
+
+/// A host that `scripts/set-up.sh hosts` installs.
+fn installed(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("target/hosts")
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run scripts/set-up.sh hosts",
+        path.display()
+    );
+    path
 }
 
 /// The `bundled-host` program of this crate: cargo builds it next to the directory of the running test.
