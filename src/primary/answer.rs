@@ -1,6 +1,7 @@
 //! Answering replicas: pages and hashes at a snapshot that is labelled with its exact position.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -29,6 +30,9 @@ pub struct Primary {
     path: std::path::PathBuf,
     capture: Mutex<Capture>,
     readers: Mutex<Vec<Reader>>,
+    /// Runs of the capture for requests: how many began, and the newest that came to an end.
+    begun_runs: AtomicU64,
+    finished_run: AtomicU64,
 }
 
 /// An own way into database and store for one request at a time.
@@ -46,6 +50,8 @@ impl Primary {
             path: path.to_owned(),
             capture,
             readers: Mutex::default(),
+            begun_runs: AtomicU64::new(0),
+            finished_run: AtomicU64::new(0),
         })
     }
 
@@ -89,11 +95,23 @@ impl Primary {
         ended.and(result)
     }
 
+    /// The capture, after a run that began no earlier than this call: where several wait for the
+    /// disk at once, one run serves them all.
+    fn captured(&self) -> Result<MutexGuard<'_, Capture>> {
+        let begun_before = self.begun_runs.load(Ordering::SeqCst);
+        let mut capture = self.capture.lock();
+        if self.finished_run.load(Ordering::SeqCst) <= begun_before {
+            let run = self.begun_runs.fetch_add(1, Ordering::SeqCst) + 1;
+            capture.run()?;
+            self.finished_run.store(run, Ordering::SeqCst);
+        }
+        Ok(capture)
+    }
+
     /// The captured snapshot and its head. The page map is read as of the same moment: the
     /// store's read begins before the capture can go on.
     fn labelled(&self, reader: &Reader) -> Result<(ReadLock, Head)> {
-        let mut capture = self.capture.lock();
-        capture.run()?;
+        let capture = self.captured()?;
         reader.store.begin_read()?;
         let labelled = capture
             .snapshot(&*reader.handle.files.index)
@@ -199,8 +217,7 @@ impl Service for Primary {
     }
 
     fn head(&self) -> Result<Head> {
-        let mut capture = self.capture.lock();
-        capture.run()?;
+        let capture = self.captured()?;
         Ok(capture.head(capture.state()))
     }
 }
