@@ -65,4 +65,15 @@ CREATE TABLE history (
   id   BLOB NOT NULL CHECK (length(id) = 16)
 );
 
+-- Primary: who may ask. Without any row everybody on this machine may; a withdrawn token keeps its row, so that
+-- taking the last one away opens nothing. Ids are not given twice.
+CREATE TABLE tokens (
+  id       INTEGER PRIMARY KEY AUTOINCREMENT,
+  hash     BLOB NOT NULL CHECK (length(hash) = 32),        -- BLAKE3 of the token, which is never here
+  scope    TEXT NOT NULL CHECK (scope IN ('read', 'write')),
+  expires  INTEGER NOT NULL,                               -- Unix seconds, as the next
+  made     INTEGER NOT NULL,
+  revoked  INTEGER NOT NULL DEFAULT 0 CHECK (revoked IN (0, 1))
+);
+
 PRAGMA user_version = 1;

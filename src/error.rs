@@ -65,6 +65,30 @@ pub enum Error {
         /// Its sentence.
         reason: String,
     },
+    /// The remote wants a token, or another one.
+    #[error("remote {url} wants a valid token (auth_token): {reason}")]
+    Unauthorized {
+        /// The remote, without credentials.
+        url: String,
+        /// Its sentence.
+        reason: String,
+    },
+    /// The token does not allow what was asked for.
+    #[error("remote {url} does not allow it: {reason}")]
+    Forbidden {
+        /// The remote, without credentials.
+        url: String,
+        /// Its sentence.
+        reason: String,
+    },
+    /// The remote did not prove to be the one its URL names.
+    #[error("remote {url} is not trusted: {reason}")]
+    Untrusted {
+        /// The remote, without credentials.
+        url: String,
+        /// What is wrong with its certificate.
+        reason: String,
+    },
     /// The file cannot be opened as what it is asked to be.
     #[error("{0}")]
     CannotOpen(String),
@@ -90,8 +114,9 @@ impl Error {
                 .map_or(sqlite::SQLITE_ERROR, |error| error.extended_code),
             Error::Busy(_) | Error::Unreachable { .. } => sqlite::SQLITE_BUSY,
             Error::Corrupt(_) => sqlite::SQLITE_CORRUPT,
-            Error::CannotOpen(_) => sqlite::SQLITE_CANTOPEN,
-            Error::ReadOnly(_) => sqlite::SQLITE_READONLY,
+            Error::Unauthorized { .. } => sqlite::SQLITE_AUTH,
+            Error::CannotOpen(_) | Error::Untrusted { .. } => sqlite::SQLITE_CANTOPEN,
+            Error::ReadOnly(_) | Error::Forbidden { .. } => sqlite::SQLITE_READONLY,
             Error::Protocol(_) | Error::Refused { .. } | Error::Misuse(_) => sqlite::SQLITE_ERROR,
             Error::Internal(_) => sqlite::SQLITE_INTERNAL,
         }

@@ -7,3 +7,4 @@ pub mod paths;
 pub mod scan;
 pub mod settings;
 pub mod store;
+pub mod tokens;

@@ -1,5 +1,6 @@
 //! What a user may set on a replica, and where each value comes from.
 
+use std::path::{self, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -36,6 +37,8 @@ pub struct Settings {
     pub auth_token: Option<String>,
     /// To connect, and to wait for the next byte.
     pub sync_timeout: Option<Duration>,
+    /// PEM file of the authority to trust in place of the system's. No secret.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -45,6 +48,7 @@ impl Settings {
             "sync_url" => self.sync_url = Some(value.trim_end_matches('/').to_owned()),
             "auth_token" => self.auth_token = Some(value.to_owned()),
             "sync_timeout" => self.sync_timeout = Some(timeout(value)?),
+            "ca_file" => self.ca_file = Some(ca_file(value)?),
             "live" | "offline" | "sync_interval" if value == "0" => {}
             "read_your_writes" if value == "1" => {}
             "storage" if value == "file" => {}
@@ -109,6 +113,9 @@ impl Settings {
         if let Some(timeout) = self.sync_timeout {
             store.set_setting("sync_timeout", &timeout.as_secs().to_string())?;
         }
+        if let Some(file) = self.ca_file.as_deref().and_then(path::Path::to_str) {
+            store.set_setting("ca_file", file)?;
+        }
         Ok(())
     }
 
@@ -118,6 +125,7 @@ impl Settings {
             sync_url: self.sync_url.or(other.sync_url),
             auth_token: self.auth_token.or(other.auth_token),
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
+            ca_file: self.ca_file.or(other.ca_file),
         }
     }
 
@@ -134,6 +142,15 @@ fn timeout(value: &str) -> Result<Duration> {
             "sync_timeout={value}: seconds from 1 to {LONGEST_TIMEOUT} are wanted"
         ))),
     }
+}
+
+/// A whole path: the next open may come from another directory.
+fn ca_file(value: &str) -> Result<PathBuf> {
+    path::absolute(value).map_err(|source| Error::File {
+        action: "find",
+        path: format!("the file of ca_file={value}"),
+        source,
+    })
 }
 
 /// Secrets do not get into messages.
@@ -163,6 +180,8 @@ mod tests {
         ] {
             assert!(Settings::from_json(wrong).is_err(), "{wrong}");
         }
+        let settings = Settings::from_json(r#"{"ca_file": "ca.pem"}"#).unwrap();
+        assert!(settings.ca_file.is_some_and(|file| file.is_absolute()));
         let error = Settings::from_json(r#"{"encryption_key": "secret"}"#)
             .err()
             .unwrap();

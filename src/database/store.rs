@@ -420,7 +420,7 @@ impl Store {
         Ok(id == Some(position.id.0))
     }
 
-    fn change(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+    pub(super) fn change(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(params))
@@ -428,7 +428,7 @@ impl Store {
             .during("change the state store")
     }
 
-    fn rows<T>(
+    pub(super) fn rows<T>(
         &self,
         sql: &str,
         params: impl rusqlite::Params,

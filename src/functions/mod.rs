@@ -20,6 +20,8 @@ pub fn define_all(db: *mut sqlite3) -> Result<()> {
     define(db, "replica_verify", 0..=1, sync::verify)?;
     define(db, "replica_serve", 1..=2, serve::serve)?;
     define(db, "replica_stop", 0..=1, serve::stop)?;
+    define(db, "replica_token", 2..=3, serve::token)?;
+    define(db, "replica_revoke", 1..=2, serve::revoke)?;
     define(db, "replica_configure", 2..=2, sync::configure)?;
     define(db, "replica_forget", 1..=1, sync::forget)?;
     define(db, "replica_default_vfs", 1..=1, sync::default_vfs)?;

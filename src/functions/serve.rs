@@ -1,6 +1,10 @@
 //! Functions of a primary.
 
+use std::path::PathBuf;
+
 use super::call::{Call, json};
+use crate::database::store::Store;
+use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
 use crate::primary::serve::{self, Options};
 use crate::replica::registry;
@@ -16,6 +20,22 @@ pub fn serve(call: &Call<'_>) -> Result<Option<String>> {
     };
     call.refuse_in_write("replica_serve")?;
     let schema = options.schema.as_deref().unwrap_or("main");
+    let path = may_serve(call, schema)?;
+    if !call.connection.is_thread_safe() {
+        return Err(Error::Misuse(
+            "this SQLite is built for one thread: it cannot serve, but it can follow".to_owned(),
+        ));
+    }
+    call.connection.ensure_busy_timeout()?;
+    let serving = serve::serve(&register::host()?, &path, &address, &options)?;
+    if options.wait {
+        serve::wait(&path)?;
+    }
+    json(&serving)
+}
+
+/// The file of a schema that can be a primary.
+fn may_serve(call: &Call<'_>, schema: &str) -> Result<PathBuf> {
     let path = call
         .connection
         .path(schema)
@@ -39,17 +59,7 @@ pub fn serve(call: &Call<'_>) -> Result<Option<String>> {
             path.display()
         )));
     }
-    if !call.connection.is_thread_safe() {
-        return Err(Error::Misuse(
-            "this SQLite is built for one thread: it cannot serve, but it can follow".to_owned(),
-        ));
-    }
-    call.connection.ensure_busy_timeout()?;
-    let serving = serve::serve(&register::host()?, &path, &address, &options)?;
-    if options.wait {
-        serve::wait(&path)?;
-    }
-    json(&serving)
+    Ok(path)
 }
 
 /// `replica_stop([schema])`
@@ -61,4 +71,27 @@ pub fn stop(call: &Call<'_>) -> Result<Option<String>> {
             "schema '{schema}' is not served by this process"
         ))),
     }
+}
+
+/// `replica_token(scope, seconds [, schema])`
+pub fn token(call: &Call<'_>) -> Result<Option<String>> {
+    let scope = Scope::from_word(&call.text(0)?)?;
+    // What a transaction makes must be undone with it; a token would stay.
+    call.refuse_in_write("replica_token")?;
+    let path = may_serve(call, &call.schema(2)?.0)?;
+    let token = serve::tokens(&register::host()?, &path)?.make(scope, call.integer(1))?;
+    json(&token)
+}
+
+/// `replica_revoke(id [, schema])`
+pub fn revoke(call: &Call<'_>) -> Result<Option<String>> {
+    let id = call.integer(0);
+    call.refuse_in_write("replica_revoke")?;
+    let path = may_serve(call, &call.schema(1)?.0)?;
+    let host = register::host()?;
+    if !Store::exists(&*host, &path)? {
+        return Err(Error::Misuse(format!("there is no token {id} to revoke")));
+    }
+    serve::tokens(&host, &path)?.revoke(id)?;
+    json(&serde_json::json!({ "revoked": id }))
 }

@@ -6,5 +6,6 @@ pub mod capture;
 pub mod history;
 pub mod serve;
 pub mod server;
+pub mod tokens;
 
 pub use serve::served_page_size;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Once};
@@ -15,8 +16,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag};
 
 use super::answer::Primary;
-use super::server::{self, Server, Service};
+use super::server::tls::Tls;
+use super::server::{self, Database, Listening, Server, address};
+use super::tokens::Tokens;
 use crate::database::host::Host;
+use crate::database::store::Store;
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::last_error;
@@ -34,6 +38,28 @@ pub struct Options {
     pub schema: Option<String>,
     /// Block until `replica_stop()`, SIGINT or SIGTERM.
     pub wait: bool,
+    /// Listen beyond loopback although the database has no token.
+    pub insecure: bool,
+    /// PEM file of the certificate chain: with it the address is served over TLS.
+    pub certificate: Option<PathBuf>,
+    /// PEM file of its private key.
+    pub key: Option<PathBuf>,
+    /// Connections the address may have open at once.
+    pub connections: Option<NonZeroUsize>,
+    /// Requests of one token, or without tokens of one address, in a second.
+    pub requests_per_second: Option<NonZeroU32>,
+}
+
+impl Options {
+    fn tls(&self) -> Result<Option<Tls>> {
+        match (&self.certificate, &self.key) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => Tls::read(certificate, key).map(Some),
+            _ => Err(Error::Misuse(
+                "TLS needs both a certificate and its key".to_owned(),
+            )),
+        }
+    }
 }
 
 /// What `replica_serve` returns.
@@ -53,6 +79,8 @@ pub struct Serving {
 pub struct Served {
     /// The primary.
     pub primary: Arc<Primary>,
+    /// Its tokens.
+    pub tokens: Arc<Tokens>,
     /// Its URL.
     pub url: String,
     /// Its page size in bytes.
@@ -82,10 +110,13 @@ pub fn serve(
     if find(path).is_some() {
         return Err(already(path));
     }
+    let wanted = address::parse(address)?;
+    check_reach(host, path, wanted, options)?;
     // The address first: a refusal leaves nothing behind.
-    let address = SERVING.lock().server(address)?;
-    let begun = Primary::begin(Arc::clone(host), path).map(Arc::new);
-    match begun.and_then(|primary| add(path, name, address, primary)) {
+    let listening = SERVING.lock().listen(wanted, options)?;
+    let address = listening.address;
+    let begun = begin(host, path);
+    match begun.and_then(|begun| add(path, name, &listening, begun, options)) {
         Ok(serving) => Ok(serving),
         Err(error) => {
             let server = SERVING.lock().stop_if_idle(address);
@@ -96,17 +127,26 @@ pub fn serve(
 }
 
 /// Puts a primary that captures on a server that listens.
-fn add(path: &Path, name: String, address: SocketAddr, primary: Arc<Primary>) -> Result<Serving> {
+fn add(
+    path: &Path,
+    name: String,
+    listening: &Listening,
+    (primary, tokens): Begun,
+    options: &Options,
+) -> Result<Serving> {
     let head = {
         let capture = primary.capture();
         capture.head(capture.state())
     };
-    let url = format!("http://{address}/{name}");
+    let address = listening.address;
+    let scheme = listening.tls.as_ref().map_or("http", |_| "https");
+    let url = format!("{scheme}://{address}/{name}");
     let worker = start_worker(&primary)?;
     let mut serving = SERVING.lock();
-    serving.add(address, &name, &primary)?;
+    serving.add(address, &name, (&primary, &tokens), options)?;
     let served = Served {
         primary,
+        tokens,
         url: url.clone(),
         page_size: head.page_size.get(),
         name: name.clone(),
@@ -126,24 +166,76 @@ fn already(path: &Path) -> Error {
     Error::Misuse(format!("{} is served already", path.display()))
 }
 
+/// Refuses what would be open to a whole network without being meant to.
+fn check_reach(
+    host: &Arc<dyn Host>,
+    path: &Path,
+    address: SocketAddr,
+    options: &Options,
+) -> Result<()> {
+    if address.ip().to_canonical().is_loopback() || options.insecure {
+        return Ok(());
+    }
+    // A state store is not made for the question.
+    match Store::exists(&**host, path)? && Tokens::open(Arc::clone(host), path)?.has_valid() {
+        true => Ok(()),
+        false => Err(Error::Misuse(format!(
+            "serving on {address}, beyond loopback, needs tokens: make one with replica_token('read', seconds), \
+             or say {{\"insecure\": true}}"
+        ))),
+    }
+}
+
+/// A primary, and who may ask it.
+type Begun = (Arc<Primary>, Arc<Tokens>);
+
+fn begin(host: &Arc<dyn Host>, path: &Path) -> Result<Begun> {
+    let primary = Primary::begin(Arc::clone(host), path)?;
+    let tokens = Tokens::open(Arc::clone(host), path)?;
+    Ok((Arc::new(primary), Arc::new(tokens)))
+}
+
 impl Registry {
     /// The server that listens on `address`, started where there is none yet.
-    fn server(&mut self, address: &str) -> Result<SocketAddr> {
-        let wanted = server::loopback(address)?;
-        if self.servers.contains_key(&wanted) {
-            return Ok(wanted);
+    fn listen(&mut self, address: SocketAddr, options: &Options) -> Result<Listening> {
+        let tls = options.tls()?;
+        if let Some(server) = self.servers.get(&address) {
+            let listening = server.listening();
+            if tls.is_some() && tls != listening.tls {
+                return Err(Error::Misuse(format!(
+                    "{address} is served already, without this certificate"
+                )));
+            }
+            return Ok(listening.clone());
         }
-        let server = Server::start(address)?;
-        let address = server.local_address();
-        self.servers.insert(address, server);
-        Ok(address)
+        let connections = options.connections.map_or(server::CONNECTIONS, Into::into);
+        let server = Server::start(Listening {
+            address,
+            tls,
+            connections,
+        })?;
+        let listening = server.listening().clone();
+        self.servers.insert(listening.address, server);
+        Ok(listening)
     }
 
-    fn add(&self, address: SocketAddr, name: &str, primary: &Arc<Primary>) -> Result<()> {
-        match self.servers.get(&address) {
-            Some(server) => server.add(name, Arc::clone(primary) as Arc<dyn Service>),
-            None => Ok(()),
-        }
+    fn add(
+        &self,
+        address: SocketAddr,
+        name: &str,
+        (primary, tokens): (&Arc<Primary>, &Arc<Tokens>),
+        options: &Options,
+    ) -> Result<()> {
+        let Some(server) = self.servers.get(&address) else {
+            return Ok(());
+        };
+        let requests = options.requests_per_second;
+        let database = Database {
+            service: Arc::clone(primary) as _,
+            gate: Arc::clone(tokens) as _,
+            requests_per_second: requests.map_or(server::REQUESTS_PER_SECOND, Into::into),
+        };
+        server.add(name, database)
     }
 
     /// Takes the server out when it serves nothing any more; the caller ends it.
@@ -154,6 +246,14 @@ impl Registry {
         } else {
             None
         }
+    }
+}
+
+/// The tokens of the database at `path`, whether it is served yet or not.
+pub fn tokens(host: &Arc<dyn Host>, path: &Path) -> Result<Arc<Tokens>> {
+    match find(path) {
+        Some(served) => Ok(Arc::clone(&served.tokens)),
+        None => Tokens::open(Arc::clone(host), path).map(Arc::new),
     }
 }
 

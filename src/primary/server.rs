@@ -1,15 +1,21 @@
 //! The HTTP server of a primary. It knows databases by name and what they answer, nothing of
 //! SQLite.
 
+pub mod address;
+pub mod admission;
+mod answers;
 mod connection;
 #[cfg(test)]
 mod fake;
+mod places;
+mod rate;
 mod routes;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +23,25 @@ use std::time::Duration;
 use axum::Router;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use self::admission::Gate;
+use self::places::Places;
 use self::routes::Shared;
+use self::tls::Tls;
 use crate::error::{Error, Result};
 use crate::wire::{Head, Request, Response};
 
-/// Connections beyond this wait in the kernel: the host's file descriptors are not ours to use up.
-const CONNECTIONS: usize = 512;
+/// Open connections, unless the options say otherwise: half the descriptors that a process
+/// usually may have. They are not all ours to use up.
+pub const CONNECTIONS: usize = 512;
+
+/// Requests of one bearer or address in a second, unless the options say otherwise.
+pub const REQUESTS_PER_SECOND: u32 = 10_000;
 
 /// Connections the kernel holds before they are accepted.
-const BACKLOG: u32 = 128;
+const BACKLOG: u32 = 1024;
 
 /// Threads that answer; each may hold a read transaction.
 const ANSWERING: usize = 8;
@@ -47,9 +60,30 @@ pub trait Service: Send + Sync + 'static {
     fn head(&self) -> Result<Head>;
 }
 
+/// What is served under a name.
+pub struct Database {
+    /// Answers the requests.
+    pub service: Arc<dyn Service>,
+    /// Says whose.
+    pub gate: Arc<dyn Gate>,
+    /// How many of one bearer or address.
+    pub requests_per_second: u32,
+}
+
+/// How a server listens.
+#[derive(Clone)]
+pub struct Listening {
+    /// Where.
+    pub address: SocketAddr,
+    /// With which certificate; without one in the clear.
+    pub tls: Option<Tls>,
+    /// Connections that may be open at once.
+    pub connections: usize,
+}
+
 /// A running server. Dropping it stops it.
 pub struct Server {
-    address: SocketAddr,
+    listening: Listening,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
     stop: watch::Sender<bool>,
@@ -57,26 +91,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on `address`: `127.0.0.1:8080`, `localhost:8080`, `[::1]:0`.
-    pub fn start(address: &str) -> Result<Server> {
-        let wanted = loopback(address)?;
-        let cannot = |error| Error::CannotOpen(format!("cannot serve on {address}: {error}"));
+    /// Listens.
+    pub fn start(mut listening: Listening) -> Result<Server> {
+        let wanted = listening.address;
+        let cannot = |error| Error::CannotOpen(format!("cannot serve on {wanted}: {error}"));
         let runtime = runtime().map_err(cannot)?;
         let listener = listen(&runtime, wanted).map_err(cannot)?;
-        let address = listener.local_addr().map_err(cannot)?;
+        listening.address = listener.local_addr().map_err(cannot)?;
         let shared = Arc::new(Shared::new());
         let (stop, stopped) = watch::channel(false);
-        let accepting = shared.clone();
+        let (accepting, how) = (shared.clone(), listening.clone());
         runtime.spawn(async move {
             // Until then connections wait in the kernel: nobody is told that the first database is
             // unknown while it is being looked at.
             while accepting.is_empty() {
                 sleep(FIRST_DATABASE).await;
             }
-            accept(listener, routes::router(accepting), stopped).await;
+            accept(listener, how, routes::router(accepting), stopped).await;
         });
         Ok(Server {
-            address,
+            listening,
             shared,
             runtime: Some(runtime),
             stop,
@@ -84,19 +118,19 @@ impl Server {
         })
     }
 
-    /// The address it listens on, with the port the kernel chose.
-    pub fn local_address(&self) -> SocketAddr {
-        self.address
+    /// How it listens, with the port the kernel chose.
+    pub fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// Serves a database under a name.
-    pub fn add(&self, name: &str, service: Arc<dyn Service>) -> Result<()> {
+    pub fn add(&self, name: &str, database: Database) -> Result<()> {
         if name.is_empty() {
             return Err(Error::Misuse(
                 "a database is served under a name".to_owned(),
             ));
         }
-        self.shared.add(name, service)
+        self.shared.add(name, database)
     }
 
     /// Serves a database no more; whether it was served. Answers under way are finished.
@@ -162,62 +196,31 @@ fn listen(runtime: &Runtime, address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Reads an address as [`Server::start`] does: all but loopback is refused.
-pub fn loopback(address: &str) -> Result<SocketAddr> {
-    let address = address.trim();
-    let local = match address.rsplit_once(':') {
-        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => port
-            .parse()
-            .ok()
-            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-        _ => address.parse::<SocketAddr>().ok(),
-    };
-    match local {
-        Some(local) if local.ip().is_loopback() => Ok(local),
-        Some(_) => Err(beyond_loopback()),
-        None if is_named(address) => Err(beyond_loopback()),
-        None => Err(Error::Misuse(format!(
-            "'{address}' is not an address (host:port)"
-        ))),
-    }
-}
-
-/// Whether an address names a host, which would have to be looked up.
-fn is_named(address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(host, port)| {
-        let known = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
-        !host.is_empty()
-            && host.chars().all(known)
-            && host.contains(|c: char| c.is_ascii_alphabetic())
-            && !host.eq_ignore_ascii_case("localhost")
-            && port.parse::<u16>().is_ok()
-    })
-}
-
-fn beyond_loopback() -> Error {
-    let sentence = "serving beyond loopback needs tokens, which are not built yet";
-    Error::Misuse(sentence.to_owned())
-}
-
-async fn accept(listener: TcpListener, router: Router, mut stopped: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(
+    listener: TcpListener,
+    listening: Listening,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Places::new(listening.connections));
+    let tls = listening.tls.map(|tls| tls.acceptor);
     loop {
-        let next = async {
-            let place = places.clone().acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => return,
-            next = next => next,
+            accepted = listener.accept() => accepted,
         };
-        let Ok(place) = place else { return };
         match accepted {
-            Ok((stream, _)) => {
-                let serving = connection::serve(stream, router.clone(), stopped.clone());
-                tokio::spawn(async move {
-                    serving.await;
-                    drop(place);
-                });
+            Ok((stream, peer)) => {
+                if let Some(place) = places.enter(peer.ip()).await {
+                    let (tls, router) = (tls.clone(), router.clone());
+                    tokio::spawn(connection::serve(
+                        stream,
+                        tls,
+                        router,
+                        place,
+                        stopped.clone(),
+                    ));
+                }
             }
             Err(error) => {
                 log::warn!(target: "replica", "accept a connection: {error}");

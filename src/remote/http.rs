@@ -1,4 +1,4 @@
-//! A primary behind `http://`.
+//! A primary behind `http://` or `https://`.
 
 use std::env;
 use std::io::{self, Read};
@@ -8,7 +8,7 @@ use ureq::http::{HeaderValue, Uri};
 use ureq::{Agent, Body, Proxy};
 use url::{Host, Url};
 
-use super::{Remote, Traffic, not_built, parse};
+use super::{Access, Remote, Traffic, parse, tls};
 use crate::error::{Error, Result};
 use crate::wire::{Request, Response};
 
@@ -38,16 +38,16 @@ struct Token {
 }
 
 impl HttpRemote {
-    /// A remote by its URL, `http://host:port/database`. Nothing is sent yet. `timeout` bounds the
-    /// connection's set-up and the wait for each next byte.
-    pub fn new(url: &str, auth_token: Option<String>, timeout: Duration) -> Result<HttpRemote> {
+    /// A remote by its URL, `http://host:port/database`. Nothing is sent yet. The time-out bounds
+    /// the connection's set-up and the wait for each next byte.
+    pub fn new(url: &str, access: Access) -> Result<HttpRemote> {
         let url = checked(url)?;
         let base = url.as_str().trim_end_matches('/').to_owned();
         Ok(HttpRemote {
-            agent: agent(&url, &base, timeout),
+            agent: agent(&url, &base, &access)?,
             url: base,
-            token: auth_token.map(Token::new).transpose()?,
-            timeout,
+            token: access.token.map(Token::new).transpose()?,
+            timeout: access.timeout,
         })
     }
 
@@ -91,6 +91,7 @@ impl HttpRemote {
             ureq::Error::Timeout(_) => self.unreachable(self.no_answer()),
             ureq::Error::HostNotFound => self.unreachable("the host is not known".to_owned()),
             ureq::Error::Io(error) => self.broken(error),
+            ureq::Error::Rustls(error) => tls::failed(&self.url, &error),
             error => self.unreachable(error.to_string()),
         }
     }
@@ -99,7 +100,10 @@ impl HttpRemote {
         // Bodies wrap the client's own errors.
         match error.downcast::<ureq::Error>() {
             Ok(error) => self.failed(error),
-            Err(error) => self.unreachable(error.to_string()),
+            Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(error) => tls::failed(&self.url, error),
+                None => self.unreachable(error.to_string()),
+            },
         }
     }
 
@@ -125,9 +129,11 @@ impl HttpRemote {
             true => format!("HTTP {status}"),
             false => format!("{sentence} (HTTP {})", status.as_u16()),
         };
-        Error::Refused {
-            url: self.url.clone(),
-            reason,
+        let url = self.url.clone();
+        match status.as_u16() {
+            401 => Error::Unauthorized { url, reason },
+            403 => Error::Forbidden { url, reason },
+            _ => Error::Refused { url, reason },
         }
     }
 }
@@ -205,11 +211,9 @@ impl Read for Counted {
     }
 }
 
-fn checked(url: &str) -> Result<Url> {
+/// A URL that nothing speaks against.
+pub(super) fn checked(url: &str) -> Result<Url> {
     let url = parse(url)?;
-    if url.scheme() != "http" {
-        return Err(not_built(url.scheme()));
-    }
     if !url.username().is_empty() || url.password().is_some() {
         // It would not be sent, and the URL is shown and stored.
         let sentence = "sync_url must not hold a user or password: use auth_token";
@@ -222,10 +226,11 @@ fn checked(url: &str) -> Result<Url> {
     Ok(url)
 }
 
-fn agent(url: &Url, base: &str, timeout: Duration) -> Agent {
+fn agent(url: &Url, base: &str, access: &Access) -> Result<Agent> {
+    let timeout = access.timeout;
     // A look-up with a time-out takes a thread: only where there is something to look up.
     let named = matches!(url.host(), Some(Host::Domain(_)));
-    Agent::config_builder()
+    let config = Agent::config_builder()
         .http_status_as_error(false)
         // The token goes to the host it was given for, and nowhere else.
         .max_redirects(0)
@@ -237,19 +242,26 @@ fn agent(url: &Url, base: &str, timeout: Duration) -> Agent {
         .timeout_resolve(named.then_some(timeout))
         .timeout_connect(Some(timeout))
         .timeout_per_read(Some(timeout))
-        .timeout_per_write(Some(timeout))
-        .build()
-        .new_agent()
+        .timeout_per_write(Some(timeout));
+    let config = match url.scheme() {
+        "https" => config.tls_config(tls::config(access.ca_file.as_deref())?),
+        _ => config,
+    };
+    Ok(config.build().new_agent())
 }
 
-/// The proxy the environment names for `http://`, by the names that curl takes. (`HTTP_PROXY` in
-/// upper case is what a CGI client can set; `HTTPS_PROXY` is not for us.)
+/// The proxy the environment names, by the names that curl takes. (`HTTP_PROXY` in upper case is
+/// what a CGI client can set.)
 fn proxy(url: &Url, base: &str) -> Option<Proxy> {
     let uri: Uri = base.parse().ok()?;
     if is_loopback(url) || Proxy::try_from_env().is_some_and(|any| any.is_no_proxy(&uri)) {
         return None;
     }
-    ["http_proxy", "all_proxy", "ALL_PROXY"]
+    let names: &[&str] = match url.scheme() {
+        "https" => &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"],
+        _ => &["http_proxy", "all_proxy", "ALL_PROXY"],
+    };
+    names
         .iter()
         .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()))
         .and_then(|value| Proxy::new(&value).ok())

@@ -1,7 +1,9 @@
 //! Where a replica gets its content from.
 
 mod http;
+mod tls;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
@@ -27,12 +29,32 @@ pub trait Remote: Send + Sync {
     fn url(&self) -> &str;
 }
 
+/// How to reach a remote.
+#[derive(Clone)]
+pub struct Access {
+    /// The bearer token to send.
+    pub token: Option<String>,
+    /// To connect, and to wait for the next byte.
+    pub timeout: Duration,
+    /// PEM file of the authority to trust in place of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// The remote a URL names. Nothing is sent yet.
-pub fn connect(url: &str, token: Option<String>, timeout: Duration) -> Result<Box<dyn Remote>> {
+pub fn connect(url: &str, access: Access) -> Result<Box<dyn Remote>> {
     match parse(url)?.scheme() {
-        "http" => Ok(Box::new(HttpRemote::new(url, token, timeout)?)),
+        "http" | "https" => Ok(Box::new(HttpRemote::new(url, access)?)),
         scheme => Err(not_built(scheme)),
     }
+}
+
+/// Refuses what [`connect`] could never follow.
+pub fn check(url: &str, ca_file: Option<&Path>) -> Result<()> {
+    match parse(url)?.scheme() {
+        "http" | "https" => http::checked(url)?,
+        scheme => return Err(not_built(scheme)),
+    };
+    ca_file.map(tls::authorities).transpose().map(drop)
 }
 
 /// A URL. The error does not repeat it: it may hold a password.
@@ -43,8 +65,11 @@ fn parse(url: &str) -> Result<Url> {
 /// Why a scheme leads nowhere. What is not known is not repeated: it may be part of a password.
 fn not_built(scheme: &str) -> Error {
     Error::Misuse(match scheme {
-        "https" | "s3" | "file" => format!("{scheme} is not built yet: sync_url takes http://"),
-        _ => "sync_url starts with a scheme that is not known: it takes http://".to_owned(),
+        "s3" | "file" => {
+            format!("{scheme} is not built yet: sync_url takes http:// and https://")
+        }
+        _ => "sync_url starts with a scheme that is not known: it takes http:// and https://"
+            .to_owned(),
     })
 }
 
@@ -55,7 +80,6 @@ mod tests {
     #[test]
     fn schemes_that_are_not_built_say_so() {
         for (url, sentence) in [
-            ("https://host/app", "https is not built yet"),
             ("s3://bucket/prefix", "s3 is not built yet"),
             ("file:///dir", "file is not built yet"),
             ("ftp://host/app", "not known"),
@@ -65,9 +89,10 @@ mod tests {
             ("", "not a URL"),
             ("http://secret:word@host:99999/app", "not a URL"),
             ("http://secret:word@host/app", "auth_token"),
+            ("https://secret:word@host/app", "auth_token"),
             ("http://host/app?secret=word", "must end with the database"),
         ] {
-            let error = connect(url, None, Duration::from_secs(1)).err().unwrap();
+            let error = check(url, None).err().unwrap();
             assert!(matches!(error, Error::Misuse(_)), "{url}: {error:?}");
             let text = error.to_string();
             assert!(text.contains(sentence), "{url}: {text}");

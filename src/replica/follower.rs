@@ -15,7 +15,7 @@ use crate::database::settings::Settings;
 use crate::database::store::{Role, State, Store};
 use crate::error::{Error, Result};
 use crate::position::DatabaseId;
-use crate::remote::{self, Remote};
+use crate::remote::{self, Access, Remote};
 
 /// A followed database.
 pub struct Replica {
@@ -113,7 +113,10 @@ impl Replica {
         if self.made.load(Ordering::Acquire) {
             return Ok(());
         }
-        bootstrap::run(self)?;
+        if let Err(error) = bootstrap::run(self) {
+            self.progress.lock().last_error = Some(error.to_string());
+            return Err(error);
+        }
         if let Some(state) = self.recorded_state()? {
             self.page_size
                 .store(state.page_size.get(), Ordering::Relaxed);
@@ -151,12 +154,12 @@ impl Replica {
                 self.path.display()
             ))
         })?;
-        let connected: Arc<dyn Remote> = remote::connect(
-            url,
-            self.settings.auth_token.clone(),
-            self.settings.timeout(),
-        )?
-        .into();
+        let access = Access {
+            token: self.settings.auth_token.clone(),
+            timeout: self.settings.timeout(),
+            ca_file: self.settings.ca_file.clone(),
+        };
+        let connected: Arc<dyn Remote> = remote::connect(url, access)?.into();
         Ok(Arc::clone(remote.insert(connected)))
     }
 

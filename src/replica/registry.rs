@@ -49,7 +49,7 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
         .or(Settings::from_environment());
     if let Some(url) = &settings.sync_url {
         // Says at once what could never be followed; no connection is made yet.
-        remote::connect(url, None, settings.timeout())?;
+        remote::check(url, settings.ca_file.as_deref())?;
     }
     let replica = Arc::new(Replica::new(
         Arc::clone(host),
@@ -113,7 +113,7 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
     }
     if let Some(url) = &settings.sync_url {
         // Refuses what could not be followed, and secrets in a URL that will be stored.
-        remote::connect(url, None, settings.timeout())?;
+        remote::check(url, settings.ca_file.as_deref())?;
     }
     if let Some(secret) = &settings.auth_token {
         SECRETS.lock().insert(path.to_owned(), secret.clone());

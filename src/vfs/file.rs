@@ -235,7 +235,7 @@ impl OpenFile {
         if let Err(error) = self.make() {
             last_error::note(&error);
             return match error.code() & 0xff {
-                sqlite::SQLITE_NOMEM => sqlite::SQLITE_NOMEM,
+                code @ (sqlite::SQLITE_NOMEM | sqlite::SQLITE_AUTH) => code,
                 _ => sqlite::SQLITE_CANTOPEN,
             };
         }

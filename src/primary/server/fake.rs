@@ -1,9 +1,12 @@
 //! Databases that are none, for tests.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::Service;
+use super::admission::{Admission, Gate, NOT_KNOWN};
+use super::{Database, REQUESTS_PER_SECOND, Service};
+use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::{DatabaseId, HistoryId, Lsn, Position};
@@ -94,5 +97,69 @@ impl Service for Failing {
 
     fn head(&self) -> Result<Head> {
         Err((self.0)())
+    }
+}
+
+/// Lets everybody in.
+pub(super) struct Open;
+
+impl Gate for Open {
+    fn is_current(&self) -> bool {
+        true
+    }
+
+    fn refresh(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn needs_token(&self) -> bool {
+        false
+    }
+
+    fn admit(&self, _: &str) -> Admission {
+        Admission::Anyone
+    }
+}
+
+/// Lets in whoever says `good` or `writer`; looks it up each time.
+pub(super) struct Guarded;
+
+impl Gate for Guarded {
+    fn is_current(&self) -> bool {
+        false
+    }
+
+    fn refresh(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn needs_token(&self) -> bool {
+        true
+    }
+
+    fn admit(&self, token: &str) -> Admission {
+        let (id, scope) = match token {
+            "good" => (1, Scope::Read),
+            "writer" => (2, Scope::Write),
+            _ => return Admission::Refused(NOT_KNOWN),
+        };
+        Admission::Bearer { id, scope }
+    }
+}
+
+/// A database that everybody may ask for.
+pub(super) fn open(service: impl Service) -> Database {
+    Database {
+        service: Arc::new(service),
+        gate: Arc::new(Open),
+        requests_per_second: REQUESTS_PER_SECOND,
+    }
+}
+
+/// A database that wants a token.
+pub(super) fn guarded(service: impl Service) -> Database {
+    Database {
+        gate: Arc::new(Guarded),
+        ..open(service)
     }
 }

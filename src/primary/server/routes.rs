@@ -1,22 +1,26 @@
 //! What the server answers at which path.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{self, Body, Bytes, HttpBody};
-use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Extension, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use parking_lot::RwLock;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::Service;
+use super::admission::{self, Asked, Gate};
+use super::answers::{Answers, Held};
+use super::places::Visit;
+use super::rate::Rate;
+use super::{Database, REQUESTS_PER_SECOND, Service};
 use crate::error::{Error, Result};
 use crate::wire::Request;
 
@@ -26,36 +30,44 @@ const REQUEST_BYTES: usize = 1 << 20;
 /// How long a request's body may take to arrive.
 const ARRIVING: Duration = Duration::from_secs(30);
 
-/// Answers that may be in memory at once, from their request to their last byte sent.
-const ANSWERS: usize = 16;
-
-/// How long a request waits for a place among them.
-const QUEUEING: Duration = Duration::from_secs(10);
-
 /// Answers up to this size give up their place before they are sent.
 const SMALL: usize = 64 << 10;
 
 /// What all connections share.
 pub(super) struct Shared {
-    databases: RwLock<BTreeMap<String, Arc<dyn Service>>>,
-    answers: Arc<Semaphore>,
+    databases: RwLock<BTreeMap<String, Arc<Entry>>>,
+    answers: Answers,
+    /// For those who are not let in, and for what is not there.
+    pub(super) strangers: Rate,
+}
+
+/// A database by its name.
+pub(super) struct Entry {
+    service: Arc<dyn Service>,
+    pub(super) gate: Arc<dyn Gate>,
+    pub(super) rate: Rate,
 }
 
 impl Shared {
     pub(super) fn new() -> Self {
         Self {
             databases: RwLock::default(),
-            answers: Arc::new(Semaphore::new(ANSWERS)),
+            answers: Answers::new(),
+            strangers: Rate::new(REQUESTS_PER_SECOND),
         }
     }
 
-    pub(super) fn add(&self, name: &str, service: Arc<dyn Service>) -> Result<()> {
+    pub(super) fn add(&self, name: &str, database: Database) -> Result<()> {
         match self.databases.write().entry(name.to_owned()) {
-            Entry::Occupied(_) => Err(Error::Misuse(format!(
+            Slot::Occupied(_) => Err(Error::Misuse(format!(
                 "a database is served here as '{name}' already"
             ))),
-            Entry::Vacant(place) => {
-                place.insert(service);
+            Slot::Vacant(place) => {
+                place.insert(Arc::new(Entry {
+                    service: database.service,
+                    gate: database.gate,
+                    rate: Rate::new(database.requests_per_second),
+                }));
                 Ok(())
             }
         }
@@ -69,31 +81,41 @@ impl Shared {
         self.databases.read().is_empty()
     }
 
-    fn named(&self, name: &str) -> Answer<Arc<dyn Service>> {
-        let service = self.databases.read().get(name).cloned();
-        service.ok_or_else(|| Refusal::not_found("no database of this name is served here"))
+    pub(super) fn named(&self, name: &str) -> Option<Arc<Entry>> {
+        self.databases.read().get(name).cloned()
     }
 
     /// The database at the root, where there is no other.
-    fn only(&self) -> Answer<Arc<dyn Service>> {
+    pub(super) fn only(&self) -> Option<Arc<Entry>> {
         let databases = self.databases.read();
-        match (databases.values().next(), databases.len()) {
-            (Some(service), 1) => Ok(service.clone()),
-            _ => Err(Refusal::not_found(
-                "the URL must name the database: http://host:port/name",
-            )),
-        }
+        let only = databases.values().next().filter(|_| databases.len() == 1);
+        only.cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+        self.databases.read().values().cloned().collect()
     }
 }
 
 /// A status, and a sentence for whoever reads it.
-struct Refusal(StatusCode, String);
+pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
 type Answer<T> = std::result::Result<T, Refusal>;
 
 impl Refusal {
     fn not_found(sentence: &str) -> Self {
         Self(StatusCode::NOT_FOUND, sentence.to_owned())
+    }
+
+    pub(super) fn unauthorized(sentence: &str) -> Self {
+        Self(StatusCode::UNAUTHORIZED, sentence.to_owned())
+    }
+
+    pub(super) fn too_many() -> Self {
+        Self(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many requests: try again in a second".to_owned(),
+        )
     }
 
     fn busy() -> Self {
@@ -120,19 +142,31 @@ impl From<Error> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.0, self.1).into_response()
+        let mut response = (self.0, self.1).into_response();
+        let header = match self.0 {
+            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+            StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "1")),
+            _ => None,
+        };
+        if let Some((name, value)) = header {
+            let value = HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
+        }
+        response
     }
 }
 
 /// All paths the server knows.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
-        .route("/health", get(async || "ok"))
-        .route("/v1/position", get(root_position))
-        .route("/v1/{request}", post(root_request))
+        .route("/v1/position", get(position))
+        .route("/v1/{request}", post(request))
         .route("/{database}/v1/position", get(position))
         .route("/{database}/v1/{request}", post(request))
         .fallback(async || no_such_path())
+        .layer(from_fn_with_state(shared.clone(), admission::admit))
+        // Behind the layer: everybody may know that something is here.
+        .route("/health", get(async || "ok"))
         .with_state(shared)
 }
 
@@ -140,51 +174,53 @@ fn no_such_path() -> Refusal {
     Refusal::not_found("there is nothing at this path")
 }
 
-async fn root_position(State(shared): State<Arc<Shared>>) -> Answer<String> {
-    position_of(shared.only()?).await
+/// The service that was asked for.
+fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
+    match &asked.database {
+        Some(entry) => Ok(entry.service.clone()),
+        None if asked.named => Err(Refusal::not_found(
+            "no database of this name is served here",
+        )),
+        None => Err(Refusal::not_found(
+            "the URL must name the database: http://host:port/name",
+        )),
+    }
 }
 
 async fn position(
-    State(shared): State<Arc<Shared>>,
-    Path(database): Path<String>,
+    Extension(asked): Extension<Asked>,
+    Extension(visit): Extension<Arc<Visit>>,
 ) -> Answer<String> {
-    position_of(shared.named(&database)?).await
-}
-
-async fn root_request(
-    State(shared): State<Arc<Shared>>,
-    Path(name): Path<String>,
-    body: Body,
-) -> Answer<Response> {
-    let service = shared.only()?;
-    answer(&shared, service, name, body).await
-}
-
-async fn request(
-    State(shared): State<Arc<Shared>>,
-    Path((database, name)): Path<(String, String)>,
-    body: Body,
-) -> Answer<Response> {
-    let service = shared.named(&database)?;
-    answer(&shared, service, name, body).await
-}
-
-async fn position_of(service: Arc<dyn Service>) -> Answer<String> {
+    let service = service(&asked)?;
+    let _busy = visit.busy();
     let head = blocking(move || service.head()).await?;
     Ok(format!("{}\n", head.position))
 }
 
-async fn answer(
-    shared: &Shared,
-    service: Arc<dyn Service>,
-    name: String,
+async fn request(
+    State(shared): State<Arc<Shared>>,
+    Extension(asked): Extension<Asked>,
+    Extension(visit): Extension<Arc<Visit>>,
     body: Body,
 ) -> Answer<Response> {
-    if !["pull", "hashes", "pages"].contains(&name.as_str()) {
+    let service = service(&asked)?;
+    let known = |name: &String| ["pull", "hashes", "pages"].contains(&name.as_str());
+    let Some(name) = asked.request.filter(known) else {
         return Err(no_such_path());
-    }
+    };
     let body = arrived(body).await?;
-    let place = place(shared).await?;
+    let _busy = visit.busy();
+    let place = shared.answers.wait(asked.key).await;
+    let place = place.ok_or_else(Refusal::busy)?;
+    answer(place, service, name, body).await
+}
+
+async fn answer(
+    place: Held,
+    service: Arc<dyn Service>,
+    name: String,
+    body: Bytes,
+) -> Answer<Response> {
     let bytes = blocking(move || {
         let request = Request::decode(&mut &body[..])?;
         if request.name() != name {
@@ -221,13 +257,6 @@ async fn arrived(body: Body) -> Answer<Bytes> {
     }
 }
 
-async fn place(shared: &Shared) -> Answer<OwnedSemaphorePermit> {
-    match timeout(QUEUEING, shared.answers.clone().acquire_owned()).await {
-        Ok(Ok(place)) => Ok(place),
-        _ => Err(Refusal::busy()),
-    }
-}
-
 /// Runs what may block where that is allowed. A panic there is an error here.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -240,7 +269,7 @@ async fn blocking<T: Send + 'static>(
 /// An answer that keeps its place until its last byte is sent.
 struct Sending {
     bytes: Vec<u8>,
-    _place: OwnedSemaphorePermit,
+    _place: Held,
 }
 
 impl AsRef<[u8]> for Sending {
@@ -249,7 +278,7 @@ impl AsRef<[u8]> for Sending {
     }
 }
 
-fn sending(bytes: Vec<u8>, place: OwnedSemaphorePermit) -> Bytes {
+fn sending(bytes: Vec<u8>, place: Held) -> Bytes {
     match bytes.len() > SMALL {
         true => Bytes::from_owner(Sending {
             bytes,

@@ -2,38 +2,49 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::fake::{Failing, Fake, PAGES, head, page};
+use super::fake::{Failing, Fake, PAGES, guarded, head, open, page};
 use super::*;
 use crate::page::PageNumber;
 use crate::position::Position;
-use crate::remote::{self, Remote};
+use crate::remote::{self, Access, Remote};
 use crate::wire::{HashesRequest, PagesRequest, PullRequest};
 
-fn fake() -> Arc<Fake> {
-    Arc::new(Fake {
+fn fake() -> Fake {
+    Fake {
         delay: Duration::ZERO,
+    }
+}
+
+fn start_with(address: &str, connections: usize) -> Result<Server> {
+    Server::start(Listening {
+        address: address::parse(address)?,
+        tls: None,
+        connections,
     })
 }
 
+fn start(address: &str) -> Result<Server> {
+    start_with(address, CONNECTIONS)
+}
+
 fn serving() -> (Server, Box<dyn Remote>) {
-    let server = Server::start("127.0.0.1:0").unwrap();
-    server.add("app", fake()).unwrap();
-    let remote = remote_of(server.local_address(), "/app");
+    let server = start("127.0.0.1:0").unwrap();
+    server.add("app", open(fake())).unwrap();
+    let remote = remote_of(server.listening().address, "/app");
     (server, remote)
 }
 
 fn remote_of(address: SocketAddr, path: &str) -> Box<dyn Remote> {
-    remote::connect(
-        &format!("http://{address}{path}"),
-        None,
-        Duration::from_secs(5),
-    )
-    .unwrap()
+    let access = Access {
+        token: None,
+        timeout: Duration::from_secs(5),
+        ca_file: None,
+    };
+    remote::connect(&format!("http://{address}{path}"), access).unwrap()
 }
 
 fn pull(since: Option<Position>, after: Option<PageNumber>) -> Request {
@@ -109,7 +120,7 @@ fn every_request_is_answered() {
 #[test]
 fn plain_paths_answer() {
     let (server, _) = serving();
-    let address = server.local_address();
+    let address = server.listening().address;
     assert!(get(address, "/health").ends_with("\r\n\r\nok"));
     for path in ["/app/v1/position", "/v1/position"] {
         let answer = get(address, path);
@@ -133,17 +144,17 @@ fn plain_paths_answer() {
 #[test]
 fn the_root_is_the_only_database() {
     let (server, _) = serving();
-    let root = remote_of(server.local_address(), "/");
+    let root = remote_of(server.listening().address, "/");
     root.ask(&nothing_new()).unwrap();
     assert!(
         server
-            .add("app", fake())
+            .add("app", open(fake()))
             .unwrap_err()
             .to_string()
             .contains("already")
     );
-    server.add("a b", fake()).unwrap();
-    remote_of(server.local_address(), "/a%20b")
+    server.add("a b", open(fake())).unwrap();
+    remote_of(server.listening().address, "/a%20b")
         .ask(&nothing_new())
         .unwrap();
     let error = root.ask(&nothing_new()).unwrap_err().to_string();
@@ -160,7 +171,7 @@ fn the_root_is_the_only_database() {
 fn other_names_are_not_served() {
     let (server, _) = serving();
     for path in ["/App", "/ap", "/app/x", "/app%00"] {
-        let error = remote_of(server.local_address(), path)
+        let error = remote_of(server.listening().address, path)
             .ask(&nothing_new())
             .unwrap_err();
         assert!(matches!(error, Error::Refused { .. }), "{path}: {error:?}");
@@ -170,7 +181,7 @@ fn other_names_are_not_served() {
 
 #[test]
 fn errors_become_refusals() {
-    let server = Server::start("localhost:0").unwrap();
+    let server = start("localhost:0").unwrap();
     let failures = [
         ("400", Failing(|| Error::Misuse("not now".into()))),
         ("503", Failing(|| Error::Busy("not now".into()))),
@@ -182,14 +193,14 @@ fn errors_become_refusals() {
     ];
     for (index, (status, failing)) in failures.into_iter().enumerate() {
         let name = format!("failing{index}");
-        server.add(&name, Arc::new(failing)).unwrap();
-        let remote = remote_of(server.local_address(), &format!("/{name}"));
+        server.add(&name, open(failing)).unwrap();
+        let remote = remote_of(server.listening().address, &format!("/{name}"));
         let error = remote.ask(&nothing_new()).unwrap_err();
         assert!(matches!(error, Error::Refused { .. }), "{error:?}");
         assert!(error.to_string().contains(status), "{error}");
     }
-    server.add("app", fake()).unwrap();
-    remote_of(server.local_address(), "/app")
+    server.add("app", open(fake())).unwrap();
+    remote_of(server.listening().address, "/app")
         .ask(&nothing_new())
         .unwrap();
 }
@@ -202,7 +213,7 @@ fn bad_requests_are_told_so() {
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
         );
-        raw(server.local_address(), &format!("{head}{body}"))
+        raw(server.listening().address, &format!("{head}{body}"))
     };
     let answer = post("/app/v1/pull", "what is this?");
     assert!(
@@ -211,14 +222,14 @@ fn bad_requests_are_told_so() {
     );
     assert!(post("/app/v1/push", "").starts_with("HTTP/1.1 404"));
     let head = "POST /app/v1/pull HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n";
-    assert!(raw(server.local_address(), head).starts_with("HTTP/1.1 413"));
+    assert!(raw(server.listening().address, head).starts_with("HTTP/1.1 413"));
 }
 
 #[test]
 fn a_request_must_fit_its_path() {
     let (server, _) = serving();
     let body = nothing_new().encode();
-    let mut stream = TcpStream::connect(server.local_address()).unwrap();
+    let mut stream = TcpStream::connect(server.listening().address).unwrap();
     let head = "POST /app/v1/hashes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
     write!(stream, "{head}Content-Length: {}\r\n\r\n", body.len()).unwrap();
     stream.write_all(&body).unwrap();
@@ -230,19 +241,19 @@ fn a_request_must_fit_its_path() {
 #[test]
 fn a_restart_on_the_same_port_goes_unnoticed() {
     let (mut server, remote) = serving();
-    let address = server.local_address();
+    let address = server.listening().address;
     for _ in 0..5 {
         remote.ask(&nothing_new()).unwrap();
         server.stop();
         let error = remote.ask(&nothing_new()).unwrap_err();
         assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
-        server = Server::start(&address.to_string()).unwrap();
-        server.add("app", fake()).unwrap();
+        server = start(&address.to_string()).unwrap();
+        server.add("app", open(fake())).unwrap();
         remote.ask(&nothing_new()).unwrap();
         remote.ask(&nothing_new()).unwrap();
         server.stop();
-        server = Server::start(&address.to_string()).unwrap();
-        server.add("app", fake()).unwrap();
+        server = start(&address.to_string()).unwrap();
+        server.add("app", open(fake())).unwrap();
         remote.ask(&nothing_new()).unwrap();
     }
 }
@@ -279,7 +290,7 @@ fn many_threads_ask_at_once() {
 #[test]
 fn stopping_is_prompt() {
     let (server, remote) = serving();
-    let address = server.local_address();
+    let address = server.listening().address;
     remote.ask(&nothing_new()).unwrap();
     let idle = TcpStream::connect(address).unwrap();
     let mut half = TcpStream::connect(address).unwrap();
@@ -299,16 +310,16 @@ fn stopping_is_prompt() {
 
 #[test]
 fn stopping_does_not_wait_for_a_slow_answer() {
-    let server = Server::start("127.0.0.1:0").unwrap();
+    let server = start("127.0.0.1:0").unwrap();
     server
         .add(
             "app",
-            Arc::new(Fake {
+            open(Fake {
                 delay: Duration::from_secs(3),
             }),
         )
         .unwrap();
-    let remote = remote_of(server.local_address(), "/app");
+    let remote = remote_of(server.listening().address, "/app");
     let asking = thread::spawn(move || remote.ask(&nothing_new()));
     thread::sleep(Duration::from_millis(200));
     let start = Instant::now();
@@ -323,35 +334,152 @@ fn stopping_does_not_wait_for_a_slow_answer() {
 }
 
 #[test]
-fn only_loopback_is_served() {
-    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:80", "example.org:80"] {
-        let error = Server::start(address).err().unwrap();
-        assert!(
-            matches!(&error, Error::Misuse(text) if text.contains("tokens")),
-            "{error:?}"
-        );
-    }
-    for address in [
-        "",
-        "localhost",
-        "127.0.0.1",
-        "localhost:x",
-        "127.0.0.1:70000",
-        "[::1",
-        ":80",
-    ] {
-        let error = Server::start(address).err().unwrap();
-        assert!(
-            matches!(&error, Error::Misuse(text) if text.contains("host:port")),
-            "{error:?}"
-        );
-    }
-    let server = Server::start("127.0.0.1:0").unwrap();
-    let error = Server::start(&server.local_address().to_string())
+fn an_address_in_use_is_refused() {
+    let server = start("127.0.0.1:0").unwrap();
+    let error = start(&server.listening().address.to_string())
         .err()
         .unwrap();
     assert!(
         matches!(&error, Error::CannotOpen(text) if text.contains("cannot serve on")),
         "{error:?}"
     );
+}
+
+/// A request with a token, on a connection of its own.
+fn with_token(address: SocketAddr, method: &str, path: &str, token: &str) -> String {
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    let request = format!("{head}Authorization: bearer {token}\r\nContent-Length: 5\r\n\r\nwhat?");
+    raw(address, &request)
+}
+
+#[test]
+fn a_database_with_tokens_wants_one_and_tells_strangers_nothing() {
+    let server = start("127.0.0.1:0").unwrap();
+    let address = server.listening().address;
+    server.add("app", guarded(fake())).unwrap();
+    server.add("other", guarded(fake())).unwrap();
+    let strangers = [
+        "/app/v1/position",
+        "/nothing/v1/position",
+        "/v1/position",
+        "/",
+        "/app",
+        "/..%2fapp/v1/position",
+        "//app/v1/position",
+        "/%ff/v1/position",
+        "/app/v1/pull",
+        "/app/v1/nothing",
+    ];
+    let answers = |ask: &dyn Fn(&str) -> String| {
+        let mut answers: Vec<_> = strangers.iter().map(|path| ask(path)).collect();
+        assert!(
+            answers[0].starts_with("HTTP/1.1 401")
+                && answers[0].contains("www-authenticate: Bearer")
+        );
+        let told = |line: &&str| !line.starts_with("date") && !line.starts_with("allow");
+        answers.dedup_by_key(|answer| answer.lines().filter(told).collect::<String>());
+        assert_eq!(answers.len(), 1, "{answers:?}");
+        answers.remove(0)
+    };
+    assert!(answers(&|path| get(address, path)).contains("a token is needed"));
+    for method in ["GET", "POST", "DELETE"] {
+        let answer = answers(&|path| with_token(address, method, path, "wrong"));
+        assert!(
+            answer.contains("not known") && !answer.contains("wrong"),
+            "{answer}"
+        );
+    }
+    assert!(get(address, "/health").ends_with("\r\n\r\nok"));
+    let answer = with_token(address, "GET", "/app/v1/position", "good");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(with_token(address, "GET", "/nothing/v1/position", "good").starts_with("HTTP/1.1 401"));
+    assert!(with_token(address, "POST", "/app/v1/push", "good").starts_with("HTTP/1.1 403"));
+    assert!(with_token(address, "POST", "/app/v1/push", "writer").starts_with("HTTP/1.1 404"));
+    assert!(with_token(address, "POST", "/app/v1/pull", "writer").starts_with("HTTP/1.1 400"));
+}
+
+#[test]
+fn an_open_database_beside_one_with_tokens_stays_open() {
+    let server = start("127.0.0.1:0").unwrap();
+    let address = server.listening().address;
+    server.add("app", guarded(fake())).unwrap();
+    server.add("open", open(fake())).unwrap();
+    assert!(get(address, "/open/v1/position").starts_with("HTTP/1.1 200"));
+    assert!(with_token(address, "GET", "/open/v1/position", "what").starts_with("HTTP/1.1 200"));
+    assert!(get(address, "/nothing/v1/position").starts_with("HTTP/1.1 401"));
+}
+
+#[test]
+fn a_refusal_arrives_although_a_body_is_on_its_way() {
+    let server = start("127.0.0.1:0").unwrap();
+    server.add("app", guarded(fake())).unwrap();
+    let address = server.listening().address;
+    let head = "POST /app/v1/pull HTTP/1.1\r\nHost: x\r\nContent-Length: 20000\r\n\r\n";
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(5));
+        stream.write_all(&[b'x'; 1000]).unwrap();
+    }
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 401") && answer.ends_with("ok"),
+        "{answer}"
+    );
+    // Whoever sends nothing is told within a second or so.
+    let start = Instant::now();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn too_many_requests_are_told_so() {
+    let server = start("127.0.0.1:0").unwrap();
+    let address = server.listening().address;
+    let slow = |database| Database {
+        requests_per_second: 2,
+        ..database
+    };
+    server.add("open", slow(open(fake()))).unwrap();
+    server.add("app", slow(guarded(fake()))).unwrap();
+    let statuses = |ask: &dyn Fn() -> String| {
+        let answers: Vec<_> = (0..10).map(|_| ask()).collect();
+        let limited = answers
+            .iter()
+            .filter(|answer| answer.starts_with("HTTP/1.1 429"));
+        limited.count()
+    };
+    assert!(statuses(&|| get(address, "/open/v1/position")) >= 5);
+    assert!(statuses(&|| with_token(address, "GET", "/app/v1/position", "good")) >= 5);
+    assert_eq!(statuses(&|| get(address, "/app/v1/position")), 0);
+    assert!(with_token(address, "GET", "/app/v1/position", "writer").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn idle_connections_make_place() {
+    let server = start_with("127.0.0.1:0", 8).unwrap();
+    server.add("app", open(fake())).unwrap();
+    let address = server.listening().address;
+    let remote = remote_of(address, "/app");
+    remote.ask(&nothing_new()).unwrap();
+    let idle: Vec<_> = (0..50)
+        .map(|_| TcpStream::connect(address).unwrap())
+        .collect();
+    for _ in 0..5 {
+        remote.ask(&nothing_new()).unwrap();
+        assert!(get(address, "/health").ends_with("ok"));
+    }
+    let mut first = &idle[0];
+    first
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)));
 }

@@ -59,6 +59,14 @@ fn up_to_date() -> Vec<u8> {
     Response::UpToDate(head()).encode().unwrap()
 }
 
+fn access(token: Option<&str>, timeout: Duration) -> Access {
+    Access {
+        token: token.map(str::to_owned),
+        timeout,
+        ca_file: None,
+    }
+}
+
 /// A remote whose server follows `script`; what the script gives comes with it.
 fn against<T: Send + 'static>(
     token: Option<&str>,
@@ -66,8 +74,7 @@ fn against<T: Send + 'static>(
 ) -> (HttpRemote, thread::JoinHandle<T>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/app/", listener.local_addr().unwrap());
-    let timeout = Duration::from_millis(400);
-    let remote = HttpRemote::new(&url, token.map(str::to_owned), timeout).unwrap();
+    let remote = HttpRemote::new(&url, access(token, Duration::from_millis(400))).unwrap();
     (remote, thread::spawn(move || script(listener)))
 }
 
@@ -84,7 +91,9 @@ fn one_connection_serves_many_requests_and_refusals() {
         first
     });
     remote.ask(&nothing_new()).unwrap();
-    let error = remote.ask(&nothing_new()).unwrap_err().to_string();
+    let error = remote.ask(&nothing_new()).unwrap_err();
+    assert_eq!(error.code(), libsqlite3_sys::SQLITE_READONLY);
+    let error = error.to_string();
     assert!(
         error.len() < 1200 && error.contains("xxx (HTTP 403)"),
         "{error}"
@@ -269,7 +278,7 @@ fn what_a_refusal_says_is_cleaned() {
         }
     });
     let texts = [(); 3].map(|()| match remote.ask(&nothing_new()).unwrap_err() {
-        Error::Refused { reason, .. } => reason,
+        Error::Unauthorized { reason, .. } | Error::Refused { reason, .. } => reason,
         error => panic!("{error:?}"),
     });
     assert_eq!(texts[0], "token  [31m…  is not \u{fffd} known (HTTP 401)");
@@ -283,7 +292,7 @@ fn nobody_there_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/app", listener.local_addr().unwrap());
     drop(listener);
-    let remote = HttpRemote::new(&url, None, Duration::from_secs(2)).unwrap();
+    let remote = HttpRemote::new(&url, access(None, Duration::from_secs(2))).unwrap();
     let error = remote.ask(&nothing_new()).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     assert!(
@@ -291,7 +300,7 @@ fn nobody_there_is_unreachable() {
         "{error}"
     );
     let url = "http://no-such-host.invalid/app";
-    let remote = HttpRemote::new(url, None, Duration::from_secs(2)).unwrap();
+    let remote = HttpRemote::new(url, access(None, Duration::from_secs(2))).unwrap();
     let error = remote.ask(&nothing_new()).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
 }
@@ -301,8 +310,7 @@ fn tokens_that_no_header_carries_are_refused() {
     for token in ["", "two words", "line\nbreak", "umläut"] {
         let error = HttpRemote::new(
             "http://host/app",
-            Some(token.into()),
-            Duration::from_secs(1),
+            access(Some(token), Duration::from_secs(1)),
         );
         let error = error.err().unwrap().to_string();
         assert!(error.contains("auth_token") && (token.is_empty() || !error.contains(token)));

@@ -1,0 +1,112 @@
+//! The tokens on record in the state store of a primary: hashes, never the tokens themselves.
+
+use rusqlite::params;
+
+use super::store::Store;
+use crate::error::{Error, Result};
+
+/// How long a token stays on record after its end, in seconds: its bearer is told why.
+const KEPT: u64 = 30 * 24 * 3600;
+
+/// What a token allows; the second includes the first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Scope {
+    /// To follow the database.
+    Read,
+    /// To change it as well.
+    Write,
+}
+
+impl Scope {
+    /// The word of `replica_token` and of the store.
+    pub fn word(self) -> &'static str {
+        match self {
+            Scope::Read => "read",
+            Scope::Write => "write",
+        }
+    }
+
+    /// The scope a word means.
+    pub fn from_word(word: &str) -> Result<Self> {
+        match word {
+            "read" => Ok(Scope::Read),
+            "write" => Ok(Scope::Write),
+            _ => Err(Error::Misuse(format!(
+                "'{word}' is not a scope: 'read' and 'write' are"
+            ))),
+        }
+    }
+}
+
+/// A token on record.
+#[derive(Clone, Debug)]
+pub struct TokenRecord {
+    /// Its number, which is part of the token.
+    pub id: u64,
+    /// Of the whole token. Its comparison takes the same time for all values.
+    pub hash: blake3::Hash,
+    /// What it allows.
+    pub scope: Scope,
+    /// Unix seconds.
+    pub expires: u64,
+    /// Whether it was withdrawn.
+    pub revoked: bool,
+}
+
+impl Store {
+    /// Puts a token on record under the next number, from which `hash` is made. Old tokens that
+    /// are good for nothing any more leave the record.
+    pub fn add_token(
+        &self,
+        scope: Scope,
+        expires: u64,
+        now: u64,
+        hash: impl FnOnce(u64) -> blake3::Hash,
+    ) -> Result<u64> {
+        self.transaction(|store| {
+            store.change(
+                "INSERT INTO tokens (hash, scope, expires, made) VALUES (zeroblob(32), ?1, ?2, ?3)",
+                params![scope.word(), expires, now],
+            )?;
+            let [id] = store.rows("SELECT max(id) FROM tokens", [], |row| row.get(0))?[..] else {
+                return Err(Error::Internal("the token is not on record".to_owned()));
+            };
+            store.change(
+                "UPDATE tokens SET hash = ?2 WHERE id = ?1",
+                params![id, hash(id).as_bytes()],
+            )?;
+            store.change(
+                "DELETE FROM tokens WHERE expires < ?1",
+                [now.saturating_sub(KEPT)],
+            )?;
+            Ok(id)
+        })
+    }
+
+    /// Withdraws a token; false when there is none of this number that was not withdrawn before.
+    pub fn revoke_token(&self, id: u64) -> Result<bool> {
+        self.transaction(|store| {
+            let sql = "SELECT id FROM tokens WHERE id = ?1 AND revoked = 0";
+            let found: Vec<u64> = store.rows(sql, [id], |row| row.get(0))?;
+            store.change("UPDATE tokens SET revoked = 1 WHERE id = ?1", [id])?;
+            Ok(!found.is_empty())
+        })
+    }
+
+    /// All tokens on record.
+    pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
+        let sql = "SELECT id, hash, scope = 'write', expires, revoked FROM tokens ORDER BY id";
+        self.rows(sql, [], |row| {
+            Ok(TokenRecord {
+                id: row.get(0)?,
+                hash: blake3::Hash::from_bytes(row.get(1)?),
+                scope: match row.get(2)? {
+                    true => Scope::Write,
+                    false => Scope::Read,
+                },
+                expires: row.get(3)?,
+                revoked: row.get(4)?,
+            })
+        })
+    }
+}

@@ -1,0 +1,220 @@
+//! Who is let in: decided on a request's head, before anything of its body is read.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::{Body, HttpBody};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::places::Visit;
+use super::rate::Key;
+use super::routes::{Entry, Refusal, Shared};
+use crate::database::tokens::Scope;
+use crate::error::{Error, Result};
+
+/// What a stranger is told, whatever was asked for.
+pub const NOT_KNOWN: &str = "the token is not known here";
+
+/// What a stranger without a token is told.
+const NEEDED: &str = "a token is needed";
+
+/// What is read of a refused request's body. Without it the connection would be reset, and the
+/// refusal lost on its way.
+const REFUSED_BYTES: usize = 64 << 10;
+
+/// How long that may take.
+const REFUSED_TIME: Duration = Duration::from_secs(1);
+
+/// What a request's token, or the lack of one, comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Everybody may ask.
+    Anyone,
+    /// A bearer of this token.
+    Bearer {
+        /// The number of the token.
+        id: u64,
+        /// What it allows.
+        scope: Scope,
+    },
+    /// Refused, and why.
+    Refused(&'static str),
+}
+
+/// Who may ask for a database.
+pub trait Gate: Send + Sync + 'static {
+    /// Whether what is in memory is new enough to answer by.
+    fn is_current(&self) -> bool;
+    /// Makes it so. May block.
+    fn refresh(&self) -> Result<()>;
+    /// Whether there is nothing without a token.
+    fn needs_token(&self) -> bool;
+    /// What the bearer of a token may do.
+    fn admit(&self, token: &str) -> Admission;
+}
+
+/// What a request asks for, once it is let in.
+#[derive(Clone)]
+pub(super) struct Asked {
+    /// The database; `None` where there is none of this name.
+    pub(super) database: Option<Arc<Entry>>,
+    /// Whether it was named, rather than meant as the only one.
+    pub(super) named: bool,
+    /// The request's name, the last part of the path.
+    pub(super) request: Option<String>,
+    /// Who asks.
+    pub(super) key: Option<Key>,
+}
+
+/// Lets requests in, or answers in their place.
+pub(super) async fn admit(
+    State(shared): State<Arc<Shared>>,
+    path: std::result::Result<RawPathParams, RawPathParamsRejection>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let mut asked = asked(&shared, path.ok());
+    let visit = request.extensions().get::<Arc<Visit>>().cloned();
+    match decide(&shared, &asked, visit.as_deref(), request.headers()).await {
+        Ok(key) => {
+            asked.key = key;
+            if let Some(visit) = visit {
+                visit.admitted();
+            }
+            request.extensions_mut().insert(asked);
+            next.run(request).await
+        }
+        Err(refusal) => {
+            pass_over(request.into_body()).await;
+            refusal.into_response()
+        }
+    }
+}
+
+/// What a path asks for; nothing where the path is not known, or not UTF-8. Names are looked up
+/// among those that are served and used for nothing else.
+fn asked(shared: &Shared, path: Option<RawPathParams>) -> Asked {
+    let part = |name: &str| {
+        let mut parts = path.iter().flatten();
+        let found = parts.find(|(key, _)| *key == name);
+        found.map(|(_, value)| value.to_owned())
+    };
+    let name = part("database");
+    let database = match (&path, &name) {
+        (None, _) => None,
+        (Some(_), Some(name)) => shared.named(name),
+        (Some(_), None) => shared.only(),
+    };
+    Asked {
+        database,
+        named: name.is_some(),
+        request: part("request"),
+        key: None,
+    }
+}
+
+/// Who asks, if that is allowed.
+async fn decide(
+    shared: &Shared,
+    asked: &Asked,
+    visit: Option<&Visit>,
+    headers: &HeaderMap,
+) -> std::result::Result<Option<Key>, Refusal> {
+    let admission = admission(shared, asked, bearer(headers)).await?;
+    let address = visit.map(|visit| Key::address(visit.address()));
+    let now = Instant::now();
+    if let Admission::Refused(reason) = admission {
+        // By a measure of its own: by that of a database it would tell which there are.
+        return match shared.strangers.take(address, now) {
+            true => Err(Refusal::unauthorized(reason)),
+            false => Err(Refusal::too_many()),
+        };
+    }
+    let (rate, key) = match (&asked.database, admission) {
+        (Some(entry), Admission::Bearer { id, .. }) => (&entry.rate, Some(Key::Token(id))),
+        (Some(entry), _) => (&entry.rate, address),
+        (None, _) => (&shared.strangers, address),
+    };
+    if !rate.take(key, now) {
+        return Err(Refusal::too_many());
+    }
+    match admission {
+        Admission::Bearer { scope, .. } if scope < needed(asked) => Err(Refusal(
+            StatusCode::FORBIDDEN,
+            "the token may only read".to_owned(),
+        )),
+        _ => Ok(key),
+    }
+}
+
+/// The scope a request needs.
+fn needed(asked: &Asked) -> Scope {
+    match asked.request.as_deref() {
+        Some("begin" | "push") => Scope::Write,
+        _ => Scope::Read,
+    }
+}
+
+async fn admission(shared: &Shared, asked: &Asked, token: Option<&str>) -> Result<Admission> {
+    let Some(entry) = &asked.database else {
+        // Where one database wants a token, nobody is told which others there are.
+        let databases = shared.all();
+        current(databases.clone()).await?;
+        let needs_token = |entry: &Arc<Entry>| entry.gate.needs_token();
+        return Ok(match databases.iter().any(needs_token) {
+            true => Admission::Refused(refusal(token)),
+            false => Admission::Anyone,
+        });
+    };
+    current(vec![entry.clone()]).await?;
+    Ok(match token {
+        _ if !entry.gate.needs_token() => Admission::Anyone,
+        Some(token) => entry.gate.admit(token),
+        None => Admission::Refused(NEEDED),
+    })
+}
+
+fn refusal(token: Option<&str>) -> &'static str {
+    token.map_or(NEEDED, |_| NOT_KNOWN)
+}
+
+/// Sees to it that the gates answer by what is on record now.
+async fn current(databases: Vec<Arc<Entry>>) -> Result<()> {
+    if databases.iter().all(|entry| entry.gate.is_current()) {
+        return Ok(());
+    }
+    spawn_blocking(move || databases.iter().try_for_each(|entry| entry.gate.refresh()))
+        .await
+        .unwrap_or_else(|_| Err(Error::Internal("the tokens cannot be read".to_owned())))
+}
+
+/// The token of an `Authorization: Bearer` header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim())
+        .filter(|token| !token.is_empty())
+}
+
+/// Takes what comes of a body that nobody wants, within limits.
+pub(super) async fn pass_over(mut body: Body) {
+    let mut left = REFUSED_BYTES;
+    let pass = async {
+        while left > 0 && !body.is_end_stream() {
+            let next =
+                std::future::poll_fn(|context| std::pin::Pin::new(&mut body).poll_frame(context));
+            let Some(Ok(frame)) = next.await else { return };
+            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
+        }
+    };
+    // Whatever is left makes the connection end.
+    let _ = timeout(REFUSED_TIME, pass).await;
+}

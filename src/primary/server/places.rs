@@ -1,0 +1,187 @@
+//! The connections a server has open, and which of them makes place when there are too many.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+/// How long a new connection waits for an old one to be gone.
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// All open connections.
+pub(super) struct Places {
+    most: usize,
+    visits: Mutex<HashMap<u64, Arc<Visit>>>,
+    left: Notify,
+    /// Counts what happens: the order of events is all the time that is needed.
+    clock: AtomicU64,
+}
+
+/// One open connection.
+pub(super) struct Visit {
+    number: u64,
+    address: IpAddr,
+    /// When something was last asked, by the clock of the places; 0 before a first request was
+    /// let in.
+    last: AtomicU64,
+    /// Whether an answer is being made.
+    busy: AtomicBool,
+    close: Notify,
+    closing: AtomicBool,
+    places: Arc<Places>,
+}
+
+/// Takes a visit off the list when the connection ends.
+pub(super) struct Place(pub(super) Arc<Visit>);
+
+/// Keeps a visit from being ended.
+pub(super) struct Busy<'a>(&'a Visit);
+
+impl Places {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most: most.max(1),
+            visits: Mutex::default(),
+            left: Notify::new(),
+            clock: AtomicU64::new(1),
+        }
+    }
+
+    /// A place for a new connection. Where there is none an idle one is ended: first those that
+    /// never made a request that was let in, the oldest first. `None` when all are being answered.
+    pub(super) async fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let deadline = Instant::now() + LEAVING;
+        loop {
+            if let Some(place) = self.try_enter(address) {
+                return Some(place);
+            }
+            if !self.end_one() {
+                return None;
+            }
+            timeout_at(deadline, self.left.notified()).await.ok()?;
+        }
+    }
+
+    fn try_enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let mut visits = self.visits.lock();
+        if visits.len() >= self.most {
+            return None;
+        }
+        let visit = Arc::new(Visit {
+            number: self.tick(),
+            address,
+            last: AtomicU64::new(0),
+            busy: AtomicBool::new(false),
+            close: Notify::new(),
+            closing: AtomicBool::new(false),
+            places: Arc::clone(self),
+        });
+        visits.insert(visit.number, Arc::clone(&visit));
+        Some(Place(visit))
+    }
+
+    /// Ends the connection that is least worth keeping; true also when one is ending already.
+    fn end_one(&self) -> bool {
+        let visits = self.visits.lock();
+        if visits.values().any(|visit| visit.is_closing()) {
+            return true;
+        }
+        let idle = visits.values().filter(|visit| !visit.is_busy());
+        match idle.min_by_key(|visit| (visit.last.load(Ordering::Relaxed), visit.number)) {
+            Some(visit) => {
+                visit.closing.store(true, Ordering::Relaxed);
+                visit.close.notify_one();
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn tick(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Visit {
+    /// Where it comes from.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Notes that a request was let in.
+    pub(super) fn admitted(&self) {
+        self.last.store(self.places.tick(), Ordering::Relaxed);
+    }
+
+    /// Keeps the connection while an answer is made.
+    pub(super) fn busy(&self) -> Busy<'_> {
+        self.busy.store(true, Ordering::Relaxed);
+        Busy(self)
+    }
+
+    /// Returns when the connection has to make place.
+    pub(super) async fn told_to_close(&self) {
+        self.close.notified().await;
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let places = &self.0.places;
+        places.visits.lock().remove(&self.0.number);
+        places.left.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_idle_make_place_and_the_proved_last() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(make_place());
+    }
+
+    async fn make_place() {
+        let places = Arc::new(Places::new(3));
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let proved = places.enter(address).await.unwrap();
+        let first = places.enter(address).await.unwrap();
+        let second = places.enter(address).await.unwrap();
+        proved.0.admitted();
+        assert!(places.end_one() && first.0.is_closing() && !second.0.is_closing());
+        drop(first);
+        let third = places.enter(address).await.unwrap();
+        let busy = second.0.busy();
+        assert!(places.end_one() && third.0.is_closing() && !proved.0.is_closing());
+        drop(third);
+        let fourth = places.enter(address).await.unwrap();
+        let fourth_busy = fourth.0.busy();
+        let proved_busy = proved.0.busy();
+        assert!(places.enter(address).await.is_none());
+        drop((busy, fourth_busy, proved_busy));
+    }
+}
