@@ -22,6 +22,8 @@ need_package() {
 
 need_command gcc gcc
 need_command clang clang
+# Makes the certificates of the tests.
+need_command openssl openssl
 # bindgen reads SQLite's headers with libclang, and finds the compiler's own headers through clang.
 need_package libclang-dev
 need_package libsqlite3-dev

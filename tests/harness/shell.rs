@@ -18,7 +18,7 @@ pub struct Shell {
 impl Shell {
     /// A shell without the extension, on a database file or a `file:` URI.
     pub fn plain(database: impl AsRef<Path>) -> Shell {
-        let mut shell = Shell::spawn("plain shell");
+        let mut shell = Shell::spawn("plain shell", &[]);
         let name = database.as_ref().to_str().expect("UTF-8 path");
         shell.sql(&format!(".open \"{name}\""));
         shell
@@ -26,7 +26,12 @@ impl Shell {
 
     /// A shell with the extension loaded and no database open yet.
     pub fn with_extension() -> Shell {
-        let mut shell = Shell::spawn("shell");
+        Shell::in_environment(&[])
+    }
+
+    /// The same, with environment variables of its own.
+    pub fn in_environment(variables: &[(&str, &str)]) -> Shell {
+        let mut shell = Shell::spawn("shell", variables);
         // The shell adds `.so` by itself; the file name is given as the README gives it.
         let library = library();
         let name = library.with_extension("");
@@ -41,8 +46,9 @@ impl Shell {
         shell
     }
 
-    fn spawn(name: &str) -> Shell {
+    fn spawn(name: &str, variables: &[(&str, &str)]) -> Shell {
         let mut command = Command::new(SQLITE3);
+        command.envs(variables.iter().copied());
         // An own start-up file of the user must not change what the tests see.
         command.args(["-batch", "-noheader", "-init", "/dev/null"]);
         Shell {
