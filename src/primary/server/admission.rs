@@ -137,7 +137,9 @@ async fn decide(
         };
     }
     let (rate, key) = match (&asked.database, admission) {
-        (Some(entry), Admission::Bearer { id, .. }) => (&entry.rate, Some(Key::Token(id))),
+        (Some(entry), Admission::Bearer { id, .. }) => {
+            (&entry.rate, Some(Key::Token(entry.number, id)))
+        }
         (Some(entry), _) => (&entry.rate, address),
         (None, _) => (&shared.strangers, address),
     };

@@ -83,14 +83,14 @@ mod tests {
             let answers = Answers::new();
             let soon = Duration::from_millis(50);
             let mut held = Vec::new();
-            while let Ok(place) = timeout(soon, answers.wait(Some(Key::Token(1)))).await {
+            while let Ok(place) = timeout(soon, answers.wait(Some(Key::Token(1, 1)))).await {
                 held.push(place.unwrap());
             }
             assert_eq!(held.len(), SHARE);
-            let other = timeout(soon, answers.wait(Some(Key::Token(2)))).await;
+            let other = timeout(soon, answers.wait(Some(Key::Token(2, 1)))).await;
             assert!(other.is_ok_and(|place| place.is_some()));
             held.pop();
-            let again = timeout(soon, answers.wait(Some(Key::Token(1)))).await;
+            let again = timeout(soon, answers.wait(Some(Key::Token(1, 1)))).await;
             assert!(again.is_ok_and(|place| place.is_some()));
         });
     }

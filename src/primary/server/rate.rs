@@ -12,8 +12,8 @@ const MOST_BUCKETS: usize = 10_000;
 /// Who is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Key {
-    /// The bearers of a token.
-    Token(u64),
+    /// The bearers of a token, by the number of the database and that of the token.
+    Token(u64, u64),
     /// An address, of IPv6 its network.
     Address(IpAddr),
 }
@@ -91,10 +91,13 @@ mod tests {
         let rate = Rate::new(5);
         let start = Instant::now();
         let taken = |key, at| (0..20).filter(|_| rate.take(Some(key), at)).count();
-        assert_eq!(taken(Key::Token(1), start), 5);
-        assert_eq!(taken(Key::Token(2), start), 5);
-        assert_eq!(taken(Key::Token(1), start + Duration::from_millis(400)), 2);
-        assert_eq!(taken(Key::Token(1), start + Duration::from_secs(60)), 5);
+        assert_eq!(taken(Key::Token(1, 1), start), 5);
+        assert_eq!(taken(Key::Token(1, 2), start), 5);
+        assert_eq!(
+            taken(Key::Token(1, 1), start + Duration::from_millis(400)),
+            2
+        );
+        assert_eq!(taken(Key::Token(1, 1), start + Duration::from_secs(60)), 5);
         assert!(rate.take(None, start));
     }
 
@@ -107,7 +110,7 @@ mod tests {
         let rate = Rate::new(1);
         let now = Instant::now();
         for number in 0..3 * MOST_BUCKETS as u64 {
-            rate.take(Some(Key::Token(number)), now);
+            rate.take(Some(Key::Token(1, number)), now);
         }
         assert!(rate.buckets.lock().len() <= MOST_BUCKETS);
     }

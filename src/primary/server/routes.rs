@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -36,6 +37,7 @@ const SMALL: usize = 64 << 10;
 /// What all connections share.
 pub(super) struct Shared {
     databases: RwLock<BTreeMap<String, Arc<Entry>>>,
+    added: AtomicU64,
     answers: Answers,
     /// For those who are not let in, and for what is not there.
     pub(super) strangers: Rate,
@@ -43,6 +45,8 @@ pub(super) struct Shared {
 
 /// A database by its name.
 pub(super) struct Entry {
+    /// Tells it from all others there ever were: two databases may number their tokens alike.
+    pub(super) number: u64,
     service: Arc<dyn Service>,
     pub(super) gate: Arc<dyn Gate>,
     pub(super) rate: Rate,
@@ -52,6 +56,7 @@ impl Shared {
     pub(super) fn new() -> Self {
         Self {
             databases: RwLock::default(),
+            added: AtomicU64::new(0),
             answers: Answers::new(),
             strangers: Rate::new(REQUESTS_PER_SECOND),
         }
@@ -64,6 +69,7 @@ impl Shared {
             ))),
             Slot::Vacant(place) => {
                 place.insert(Arc::new(Entry {
+                    number: self.added.fetch_add(1, Ordering::Relaxed),
                     service: database.service,
                     gate: database.gate,
                     rate: Rate::new(database.requests_per_second),
