@@ -89,15 +89,36 @@ pub struct TransactionDigest(pub [u8; 16]);
 impl TransactionDigest {
     /// Computes the digest; `pages` must ascend by number.
     pub fn of(database_size: u32, pages: impl IntoIterator<Item = (PageNumber, PageHash)>) -> Self {
+        let mut hasher = TransactionHasher::new(database_size);
+        for (number, hash) in pages {
+            hasher.add(number, hash);
+        }
+        hasher.finish()
+    }
+}
+
+/// Computes a [`TransactionDigest`] page by page.
+pub struct TransactionHasher(blake3::Hasher);
+
+impl TransactionHasher {
+    /// Begins with the database size in pages.
+    pub fn new(database_size: u32) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&database_size.to_le_bytes());
-        for (number, hash) in pages {
-            hasher.update(&number.get().to_le_bytes());
-            hasher.update(hash.as_bytes());
-        }
+        Self(hasher)
+    }
+
+    /// Adds a changed page; pages ascend by number.
+    pub fn add(&mut self, number: PageNumber, hash: PageHash) {
+        self.0.update(&number.get().to_le_bytes());
+        self.0.update(hash.as_bytes());
+    }
+
+    /// The digest of what was added.
+    pub fn finish(self) -> TransactionDigest {
         let mut digest = [0; 16];
-        digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        Self(digest)
+        digest.copy_from_slice(&self.0.finalize().as_bytes()[..16]);
+        TransactionDigest(digest)
     }
 }
 

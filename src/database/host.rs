@@ -30,6 +30,10 @@ pub trait Host: Send + Sync {
     fn open_database(&self, path: &Path) -> Result<DatabaseFiles>;
     /// Opens or creates a file that is to become a database.
     fn open_spool(&self, path: &Path) -> Result<Box<dyn Spool>>;
+    /// Creates a file that nobody else has and that is gone when it is dropped, whatever ends the
+    /// process. `path` is its name for a moment; what is left there by a crash in that moment is
+    /// removed.
+    fn open_scratch(&self, path: &Path) -> Result<Box<dyn Spool>>;
     /// Opens an internal connection, private and unseen by our own hooks.
     fn connect(&self, path: &Path) -> Result<Connection>;
     /// Whether a file exists.

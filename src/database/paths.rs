@@ -18,6 +18,11 @@ pub fn spool(database: &Path) -> PathBuf {
     beside(database, "-replica-part")
 }
 
+/// Room for a batch that is too large for memory. It has this name for a moment only.
+pub fn batch(database: &Path) -> PathBuf {
+    beside(database, "-replica-batch")
+}
+
 /// The file whose lock says who makes or serves the database.
 pub fn lock(database: &Path) -> PathBuf {
     beside(database, "-replica-lock")
@@ -26,7 +31,7 @@ pub fn lock(database: &Path) -> PathBuf {
 /// Everything of ours that lies beside a database, with what SQLite keeps beside the store.
 pub fn all(database: &Path) -> Vec<PathBuf> {
     let store = store(database);
-    let mut files = vec![spool(database), lock(database)];
+    let mut files = vec![spool(database), batch(database), lock(database)];
     files.extend(journals(&store));
     files.push(store);
     files

@@ -345,6 +345,20 @@ impl Store {
             .during("read the page map")
     }
 
+    /// Primary: the newest transaction of a page, and the hash on record for it.
+    pub fn page_version(&self, page: PageNumber) -> Result<Option<(Lsn, PageHash)>> {
+        self.connection
+            .prepare_cached("SELECT lsn, hash FROM pages WHERE page = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([page.get()], |row| {
+                        Ok((Lsn(row.get(0)?), PageHash::from_bytes(row.get(1)?)))
+                    })
+                    .optional()
+            })
+            .during("read the page map")
+    }
+
     /// Primary: records the newest transaction and hash of a page.
     pub fn set_page(&self, page: PageNumber, lsn: Lsn, hash: PageHash) -> Result<()> {
         self.change(

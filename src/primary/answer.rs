@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
+use super::ring::Ring;
 use super::server::Service;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
@@ -13,12 +14,12 @@ use crate::database::scan::{self, Verification};
 use crate::database::store::Store;
 use crate::error::{Error, Result};
 use crate::page::PageNumber;
-use crate::position::DatabaseId;
+use crate::position::{DatabaseId, Lsn};
 use crate::wal::read_lock::ReadLock;
 use crate::wal::snapshot::Snapshot;
 use crate::wire::{
-    HashesRequest, Head, PART_BYTES, PART_HASHES, Page, PagesRequest, PullRequest, Request,
-    Response,
+    Delta, HashesRequest, Head, PART_BYTES, PART_HASHES, Page, PageData, PagesRequest, PullRequest,
+    Request, Response,
 };
 
 /// Idle readers kept for the next request.
@@ -29,6 +30,7 @@ pub struct Primary {
     host: Arc<dyn Host>,
     path: std::path::PathBuf,
     capture: Mutex<Capture>,
+    ring: Arc<Mutex<Ring>>,
     readers: Mutex<Vec<Reader>>,
     /// Runs of the capture for requests: how many began, and the newest that came to an end.
     begun_runs: AtomicU64,
@@ -44,11 +46,12 @@ struct Reader {
 impl Primary {
     /// Begins to capture the database at `path`.
     pub fn begin(host: Arc<dyn Host>, path: &std::path::Path) -> Result<Self> {
-        let capture = Mutex::new(Capture::begin(Arc::clone(&host), path)?);
+        let capture = Capture::begin(Arc::clone(&host), path)?;
         Ok(Self {
             host,
             path: path.to_owned(),
-            capture,
+            ring: capture.ring(),
+            capture: Mutex::new(capture),
             readers: Mutex::default(),
             begun_runs: AtomicU64::new(0),
             finished_run: AtomicU64::new(0),
@@ -161,13 +164,35 @@ impl Primary {
             let mut numbers = store.pages_changed(since, after, limit + 1)?;
             let next = (numbers.len() > limit).then(|| numbers[limit - 1]);
             numbers.truncate(limit);
-            let pages = read_pages(head, reader, lock, numbers)?;
+            let mut pages = read_pages(head, reader, lock, numbers)?;
+            if let (Some(since), true) = (since, request.deltas) {
+                pages = self.shortened(pages, since)?;
+            }
             Ok(Response::Pages {
                 head: *head,
                 pages,
                 next,
             })
         })
+    }
+
+    /// The pages, as deltas from what they were at `since` where that is known.
+    fn shortened(&self, pages: Vec<Page>, since: Lsn) -> Result<Vec<Page>> {
+        let shortened = |page: Page| {
+            let old = self.ring.lock().at(page.number, since);
+            let delta = match (&old, &page.data) {
+                (Some(old), PageData::Full(data)) => Delta::between(old.hash, &old.data, data)?,
+                _ => None,
+            };
+            Ok(match delta {
+                Some(delta) => Page {
+                    data: PageData::Delta(delta),
+                    ..page
+                },
+                None => page,
+            })
+        };
+        pages.into_iter().map(shortened).collect()
     }
 
     fn hashes(&self, request: &HashesRequest) -> Result<Response> {
@@ -242,7 +267,10 @@ fn read_pages(
         .map(|number| {
             let mut data = vec![0; head.page_size.bytes()];
             snapshot.read_page(number, &mut data)?;
-            Ok(Page { number, data })
+            Ok(Page {
+                number,
+                data: PageData::Full(data),
+            })
         })
         .collect()
 }

@@ -6,19 +6,22 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::history;
+use super::images;
+use super::resume::{record, resume};
+use super::ring::Ring;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
 use crate::database::lock_file::LockFile;
 use crate::database::scan;
 use crate::database::store::{State, Store};
 use crate::error::{Error, Result, StoreContext};
-use crate::page::{PageHash, PageNumber};
 use crate::position::DatabaseId;
-use crate::wal::anchor::{Anchor, Relation};
+use crate::wal::anchor::Anchor;
 use crate::wal::apply::Writer;
-use crate::wal::frame::Salts;
-use crate::wal::frames::{Transaction, read_frame, transactions};
+use crate::wal::frames::transactions;
 use crate::wal::index::IndexHeader;
 use crate::wal::read_lock::{Keep, ReadLock};
 use crate::wal::{Lock, SharedIndex};
@@ -48,9 +51,6 @@ const COPIES: usize = 3;
 /// How long the capture tries to hold writers back.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long writers are held back for the readers of the log.
-const READERS_END: Duration = Duration::from_millis(50);
-
 /// Why a run stops for a repair.
 const BROKEN: &str = "frames of the log have wrong salts or checksums";
 
@@ -65,6 +65,8 @@ pub struct Capture {
     store: Store,
     database: DatabaseId,
     state: State,
+    /// Pages as they were before recent transactions.
+    ring: Arc<Mutex<Ring>>,
     _lock_file: LockFile,
 }
 
@@ -98,6 +100,7 @@ impl Capture {
             store,
             database,
             state,
+            ring: Arc::default(),
             _lock_file: lock_file,
         };
         capture.run()?;
@@ -107,6 +110,11 @@ impl Capture {
     /// The newest captured state.
     pub fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Pages as they were before recent transactions, for whoever answers.
+    pub fn ring(&self) -> Arc<Mutex<Ring>> {
+        Arc::clone(&self.ring)
     }
 
     /// A state as it is told to replicas.
@@ -186,24 +194,9 @@ impl Capture {
         let result = self
             .run()
             .and_then(|()| self.handle.checkpoint())
-            .and_then(|()| self.let_go_of_log())
-            .and_then(|free| if free { self.restart_log() } else { Ok(()) });
+            .and_then(|()| self.let_go_of_log());
         self.handle.files.index.unlock_exclusive(Lock::Write);
-        result
-    }
-
-    /// Begins the log anew, under WAL_WRITE: the next writer would miss its chance whenever a
-    /// replica is reading just then.
-    fn restart_log(&self) -> Result<()> {
-        let begun = Instant::now();
-        let mut salts = [0; 8];
-        salts.copy_from_slice(&self.host.random()?[..8]);
-        let mut writer = Writer::under_lock(&*self.handle.files.index)?;
-        while writer.header().mx_frame > 0 && begun.elapsed() < READERS_END {
-            writer.restart(Salts(salts))?;
-            thread::sleep(Duration::from_micros(100));
-        }
-        Ok(())
+        result.map(drop)
     }
 
     /// Moves the read lock to the newest commit, so that the log stays from there on too.
@@ -243,19 +236,27 @@ impl Capture {
         handle.files.log.sync()?;
         let recorded = store.transaction(|store| {
             let mut state = self.state;
+            let mut before = from.mx_frame;
             if now.mx_frame > 0 {
                 for transaction in transactions(&*handle.files.log, now, &from)? {
                     let transaction = transaction?;
                     if !transaction.intact {
                         return Err(Error::Busy(BROKEN.to_owned()));
                     }
+                    let old = images::before(handle, store, &state, &transaction, before)?;
                     state = record(host, handle, store, &state, &transaction)?;
+                    images::keep(&self.ring, state.position.lsn, old);
+                    before = transaction.last_frame.get();
                 }
             }
             state.anchor = Some(now.anchor());
             store.set_state(&state)?;
             Ok(state)
         });
+        if recorded.is_err() {
+            // Their transactions were counted, but did not come to be.
+            self.ring.lock().clear();
+        }
         match recorded {
             Ok(state) => {
                 (self.state, self.captured) = (state, *now);
@@ -289,6 +290,8 @@ impl Capture {
         self.state = history::compare(&*self.host, &self.handle, &self.store, &self.lock)?;
         self.database = history::identify(&*self.host, &self.store)?;
         self.captured = *self.lock.header();
+        // It may count from the start again.
+        self.ring.lock().clear();
         Ok(())
     }
 }
@@ -340,69 +343,4 @@ fn repair_all(handle: &Handle, path: &Path) -> Result<()> {
         }
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// The state at the snapshot of `lock`, after a time in which nobody captured.
-fn resume(host: &dyn Host, handle: &Handle, store: &Store, lock: &ReadLock) -> Result<State> {
-    let header = lock.header();
-    if let Some(state) = store.state()?
-        && let Some(anchor) = state.anchor
-    {
-        match anchor.relation(header, &*handle.files.log)? {
-            Relation::Equal => return Ok(state),
-            Relation::Restarted => {
-                let state = State {
-                    anchor: Some(header.anchor()),
-                    ..state
-                };
-                return store.set_state(&state).map(|()| state);
-            }
-            Relation::Extended => {
-                let resumed = resume_from_log(host, handle, store, &state, &anchor, header);
-                if resumed.is_ok() {
-                    return resumed;
-                }
-            }
-            Relation::Unknown => {}
-        }
-    }
-    history::compare(host, handle, store, lock)
-}
-
-/// The frames beyond the anchor, each commit a transaction of its own.
-fn resume_from_log(
-    host: &dyn Host,
-    handle: &Handle,
-    store: &Store,
-    state: &State,
-    anchor: &Anchor,
-    header: &IndexHeader,
-) -> Result<State> {
-    handle.files.log.sync()?;
-    store.transaction(|store| {
-        let mut state = *state;
-        for transaction in transactions(&*handle.files.log, header, anchor)? {
-            state = record(host, handle, store, &state, &transaction?)?;
-        }
-        state.anchor = Some(header.anchor());
-        store.set_state(&state)?;
-        Ok(state)
-    })
-}
-
-/// Adds one transaction of the log to the history.
-fn record(
-    host: &dyn Host,
-    handle: &Handle,
-    store: &Store,
-    state: &State,
-    transaction: &Transaction,
-) -> Result<State> {
-    let mut page = vec![0; state.page_size.bytes()];
-    let mut changed: Vec<(PageNumber, PageHash)> = Vec::with_capacity(transaction.pages.len());
-    for (number, frame) in &transaction.pages {
-        read_frame(&*handle.files.log, state.page_size, *frame, &mut page)?;
-        changed.push((*number, PageHash::of(*number, &page)));
-    }
-    history::advance(host, store, state, transaction.database_size, &changed)
 }

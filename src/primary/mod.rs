@@ -4,6 +4,9 @@
 pub mod answer;
 pub mod capture;
 pub mod history;
+mod images;
+mod resume;
+mod ring;
 pub mod serve;
 pub mod server;
 pub mod tokens;

@@ -14,10 +14,10 @@ use crate::database::paths;
 use crate::database::store::{Progress, Role, State, Store};
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
-use crate::wire::{Head, Page};
+use crate::wire::Head;
 
 /// Parts between two moments at which the spool is made durable and the progress recorded.
-const PARTS_PER_SYNC: usize = 4;
+const PARTS_PER_SYNC: usize = 16;
 
 /// Makes the replica, or waits while another process makes it, or ends what one left unfinished.
 pub fn run(replica: &Replica) -> Result<()> {
@@ -94,12 +94,13 @@ fn fill(replica: &Replica) -> Result<()> {
     let spool = replica.host().open_spool(&paths::spool(replica.path()))?;
     let mut conversation = Conversation::new(&*remote, database);
     let first = fetch_all(replica, &mut conversation, &*spool, progress)?;
-    let head = match conversation.changes(first.position)? {
+    let head = match conversation.changes(first.position, replica, None)? {
         Fetched::UpToDate(head) => head,
         Fetched::Batch(batch) => {
             same_size(first.page_size, batch.head.page_size)?;
-            for (number, data) in &batch.pages {
-                spool.write(data, number.offset(first.page_size))?;
+            for page in batch.pages.iter() {
+                let (number, data) = page?;
+                spool.write(&data, number.offset(first.page_size))?;
             }
             batch.head
         }
@@ -173,14 +174,13 @@ fn fetch_all(
 }
 
 /// Writes pages that mostly follow each other with few calls.
-fn write_run(spool: &dyn Spool, size: PageSize, pages: &[Page]) -> Result<()> {
-    let consecutive = |a: &Page, b: &Page| a.number.get() + 1 == b.number.get();
-    for run in pages.chunk_by(consecutive) {
+fn write_run(spool: &dyn Spool, size: PageSize, pages: &[(PageNumber, Vec<u8>)]) -> Result<()> {
+    for run in pages.chunk_by(|(a, _), (b, _)| a.get() + 1 == b.get()) {
         let mut bytes = Vec::with_capacity(run.len() * size.bytes());
         run.iter()
-            .for_each(|page| bytes.extend_from_slice(&page.data));
-        if let Some(page) = run.first() {
-            spool.write(&bytes, page.number.offset(size))?;
+            .for_each(|(_, data)| bytes.extend_from_slice(data));
+        if let Some((number, _)) = run.first() {
+            spool.write(&bytes, number.offset(size))?;
         }
     }
     Ok(())

@@ -1,12 +1,14 @@
 //! Entering a fetched batch into the local log, as one transaction, provably the right one.
 
+use std::borrow::Cow;
+
 use crate::database::handle::Handle;
 use crate::database::scan;
 use crate::database::store::{Intent, State, Store};
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
-use crate::position::TransactionDigest;
-use crate::replica::fetch::Batch;
+use crate::position::{TransactionDigest, TransactionHasher};
+use crate::replica::batch::Batch;
 use crate::replica::resolve::{self, Standing};
 use crate::wal::apply::Writer;
 use crate::wal::frame::Salts;
@@ -43,12 +45,8 @@ pub fn enter(
 ) -> Result<Entered> {
     let head = &batch.head;
     require_growth(current, batch)?;
-    let hashes: Vec<(PageNumber, PageHash)> = batch
-        .pages
-        .iter()
-        .map(|(number, data)| (*number, PageHash::of(*number, data)))
-        .collect();
-    if content_after(handle, current, head.database_size, &hashes)? != head.content {
+    let outcome = outcome(handle, current, batch)?;
+    if outcome.content != head.content {
         return Ok(Entered::Mismatch);
     }
     let unchanged = batch.pages.is_empty() && current.database_size == head.database_size;
@@ -64,30 +62,26 @@ pub fn enter(
     }
     // A transaction has a page at least, also where the database only got smaller.
     let kept = match batch.pages.is_empty() {
-        true => vec![(PageNumber::FIRST, first_page(handle, head.page_size)?)],
-        false => Vec::new(),
+        true => Some(first_page(handle, head.page_size)?),
+        false => None,
     };
-    let kept_hashes = kept
-        .iter()
-        .map(|(number, page)| (*number, PageHash::of(*number, page)));
+    let digest = match &kept {
+        Some(page) => {
+            let hash = PageHash::of(PageNumber::FIRST, page);
+            TransactionDigest::of(head.database_size, [(PageNumber::FIRST, hash)])
+        }
+        None => outcome.digest,
+    };
     store.set_intent(&Intent {
         position: head.position,
         database_size: head.database_size,
         content: head.content,
-        digest: TransactionDigest::of(
-            head.database_size,
-            kept_hashes.chain(hashes.iter().copied()),
-        ),
+        digest,
     })?;
     sync_before_restart(handle, &writer)?;
-    let pages = kept.iter().map(|(number, page)| (*number, page.as_slice()));
-    let pages = pages.chain(
-        batch
-            .pages
-            .iter()
-            .map(|(number, data)| (*number, data.as_slice())),
-    );
-    let appended = writer.append(
+    let kept = kept.map(|page| Ok((PageNumber::FIRST, Cow::Owned(page))));
+    let pages = kept.into_iter().chain(batch.pages.iter());
+    let appended = writer.try_append(
         &*handle.files.log,
         head.page_size,
         head.database_size,
@@ -162,7 +156,7 @@ fn require_growth(current: Current, batch: &Batch) -> Result<()> {
     let wanted = new.clone().count() - usize::from(new.contains(&lock_page));
     let given = batch
         .pages
-        .keys()
+        .numbers()
         .filter(|number| new.contains(&number.get()))
         .count();
     match given == wanted {
@@ -174,13 +168,17 @@ fn require_growth(current: Current, batch: &Batch) -> Result<()> {
     }
 }
 
-/// The content digest once `hashes` replace what the file holds now.
-fn content_after(
-    handle: &Handle,
-    current: Current,
-    database_size: u32,
-    hashes: &[(PageNumber, PageHash)],
-) -> Result<ContentDigest> {
+/// What a batch makes of the file.
+struct Outcome {
+    /// Digest of the whole content.
+    content: ContentDigest,
+    /// Digest of the batch as a transaction.
+    digest: TransactionDigest,
+}
+
+/// What the file will be once the batch replaces what it holds now.
+fn outcome(handle: &Handle, current: Current, batch: &Batch) -> Result<Outcome> {
+    let database_size = batch.head.database_size;
     let lock = scan::begin_read(handle)?;
     let result = (|| {
         let snapshot = Snapshot::new(
@@ -196,11 +194,15 @@ fn content_after(
             content.remove(PageHash::of(number, &old));
             Ok(())
         };
-        for (number, hash) in hashes {
+        let mut hasher = TransactionHasher::new(database_size);
+        for page in batch.pages.iter() {
+            let (number, data) = page?;
             if number.get() <= current.database_size {
-                remove(*number, &mut content)?;
+                remove(number, &mut content)?;
             }
-            content.add(*hash);
+            let hash = PageHash::of(number, &data);
+            content.add(hash);
+            hasher.add(number, hash);
         }
         let lock_page = snapshot.page_size().lock_page();
         for number in (database_size + 1..=current.database_size).filter_map(PageNumber::new) {
@@ -208,7 +210,10 @@ fn content_after(
                 remove(number, &mut content)?;
             }
         }
-        Ok(content)
+        Ok(Outcome {
+            content,
+            digest: hasher.finish(),
+        })
     })();
     lock.release(&*handle.files.index);
     result

@@ -1,10 +1,9 @@
 //! Curing content whose position nobody knows any more: the hashes of all pages are compared with
 //! the remote's, and only the pages that differ travel.
 
-use std::collections::BTreeMap;
-
+use super::batch::{Batch, Pages};
 use super::enter::{self, Current, Entered};
-use super::fetch::{Batch, Conversation, Fetched};
+use super::fetch::{Conversation, Fetched};
 use super::follower::Replica;
 use crate::database::handle::Handle;
 use crate::database::scan;
@@ -13,10 +12,7 @@ use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::wal::anchor::Anchor;
 use crate::wal::index::IndexHeader;
-use crate::wire::Head;
-
-/// Pages asked for at once.
-const PAGES_PER_REQUEST: usize = 8 << 20;
+use crate::wire::{Head, PART_BYTES};
 
 /// Times the file may change under the comparison before it is given up.
 const MOST_ROUNDS: usize = 10;
@@ -27,7 +23,22 @@ pub(super) struct Local {
     page_size: PageSize,
     database_size: u32,
     pub(super) content: ContentDigest,
-    pub(super) hashes: BTreeMap<PageNumber, PageHash>,
+    /// By page number, from page 1; the lock-byte page has one that no page has. Nothing else,
+    /// as there may be millions.
+    hashes: Vec<PageHash>,
+}
+
+impl Local {
+    /// Whether a page is here, with this hash.
+    pub(super) fn has(&self, number: PageNumber, hash: PageHash) -> bool {
+        self.hashes.get(number.get() as usize - 1) == Some(&hash)
+    }
+
+    /// How many pages were read.
+    pub(super) fn pages(&self) -> u32 {
+        let lock_page = self.page_size.lock_page().get();
+        self.database_size - u32::from(lock_page <= self.database_size)
+    }
 }
 
 /// Makes the content equal to the remote's. Returns the state, the remote's head and the number
@@ -38,11 +49,11 @@ pub fn heal(
     anchor: Option<Anchor>,
 ) -> Result<Option<(State, Head, usize)>> {
     for _ in 0..MOST_ROUNDS {
-        let local = scan_local(replica)?;
+        let mut local = scan_local(replica)?;
         if anchor.is_some_and(|anchor| anchor != local.header.anchor()) {
             return Ok(None);
         }
-        let batch = differing(replica, conversation, &local)?;
+        let batch = differing(replica, conversation, &mut local)?;
         if let Some(state) = enter_batch(replica, &local, &batch)? {
             return Ok(Some((state, batch.head, batch.pages.len())));
         }
@@ -57,10 +68,12 @@ pub(super) fn scan_local(replica: &Replica) -> Result<Local> {
     // A handle of its own: other threads go on using the file.
     let handle = &Handle::open(replica.host(), replica.path())?;
     let lock = scan::begin_read(handle)?;
-    let (mut content, mut hashes) = (ContentDigest::default(), BTreeMap::new());
+    let (mut content, mut hashes) = (ContentDigest::default(), Vec::new());
     let result = scan::pages(handle, &lock, |number, hash, _| {
         content.add(hash);
-        hashes.insert(number, hash);
+        // Where the lock-byte page was left out.
+        hashes.resize(number.get() as usize - 1, PageHash::from_bytes([0; 16]));
+        hashes.push(hash);
         Ok(())
     });
     let header = *lock.header();
@@ -79,9 +92,15 @@ pub(super) fn scan_local(replica: &Replica) -> Result<Local> {
 fn differing(
     replica: &Replica,
     conversation: &mut Conversation<'_>,
-    local: &Local,
+    local: &mut Local,
 ) -> Result<Batch> {
-    let (first, remote) = conversation.hashes()?;
+    let mut wanted: Vec<PageNumber> = Vec::new();
+    let first = conversation.hashes(|_, number, hash| {
+        if !local.has(number, hash) {
+            wanted.push(number);
+        }
+    })?;
+    local.hashes = Vec::new();
     if first.page_size != local.page_size {
         return Err(Error::Misuse(format!(
             "the remote's pages have {} bytes, those of {} have {}: make the replica anew",
@@ -90,21 +109,20 @@ fn differing(
             local.page_size.get()
         )));
     }
-    let wanted: Vec<PageNumber> = remote
-        .iter()
-        .filter(|(number, hash)| local.hashes.get(number) != Some(hash))
-        .map(|(number, _)| *number)
-        .collect();
-    let mut pages = BTreeMap::new();
-    for chunk in wanted.chunks((PAGES_PER_REQUEST / first.page_size.bytes()).max(1)) {
-        let part = conversation.pages(chunk.to_vec())?;
-        pages.extend(part.into_iter().map(|page| (page.number, page.data)));
+    let mut pages = Pages::new(first.page_size);
+    for chunk in wanted.chunks((PART_BYTES / first.page_size.bytes()).max(1)) {
+        for (number, data) in conversation.pages(chunk.to_vec())? {
+            pages.put(replica, number, &data)?;
+        }
     }
     // Hashes and pages were read one after the other: what changed since the first is added.
-    let head = match conversation.changes(first.position)? {
+    let head = match conversation.changes(first.position, replica, None)? {
         Fetched::UpToDate(head) => head,
         Fetched::Batch(batch) => {
-            pages.extend(batch.pages);
+            for page in batch.pages.iter() {
+                let (number, data) = page?;
+                pages.put(replica, number, &data)?;
+            }
             batch.head
         }
         Fetched::Diverged(_) => {
@@ -113,7 +131,7 @@ fn differing(
             ));
         }
     };
-    pages.retain(|number, _| number.get() <= head.database_size);
+    pages.cut(head.database_size);
     Ok(Batch { head, pages })
 }
 

@@ -1,5 +1,7 @@
 //! The role replica: a local file that follows a remote.
 
+mod bases;
+pub mod batch;
 pub mod bootstrap;
 pub mod enter;
 pub mod fetch;

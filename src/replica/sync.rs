@@ -3,8 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::batch::Batch;
 use super::enter::{self, Current, Entered};
-use super::fetch::{Batch, Conversation, Fetched};
+use super::fetch::{Conversation, Fetched};
 use super::follower::{Local, Replica};
 use super::heal;
 use super::resolve::{self, Standing};
@@ -122,7 +123,7 @@ impl Replica {
     }
 
     fn round(&self, conversation: &mut Conversation<'_>, base: State) -> Result<Round> {
-        match conversation.changes(base.position)? {
+        match conversation.changes(base.position, self, Some(self))? {
             Fetched::UpToDate(head) => Ok(Round::Current(base, head, 0)),
             Fetched::Diverged(_) => Ok(Round::Heal),
             Fetched::Batch(batch) => self.enter(base, &batch),

@@ -24,7 +24,7 @@ impl Replica {
             let mut found = Verification {
                 ok: scanned.content == state.content,
                 position: state.position.to_string(),
-                pages: u32::try_from(scanned.hashes.len()).unwrap_or(u32::MAX),
+                pages: scanned.pages(),
                 bad_pages: Vec::new(),
             };
             if !found.ok {
@@ -46,13 +46,11 @@ impl Replica {
     ) -> Result<()> {
         let remote = self.remote()?;
         let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
-        let (head, hashes) = Conversation::new(&*remote, database).hashes()?;
-        if head.position == state.position {
-            hashes
-                .iter()
-                .filter(|(number, hash)| scanned.hashes.get(number) != Some(hash))
-                .for_each(|(number, _)| found.add_bad(*number));
-        }
+        Conversation::new(&*remote, database).hashes(|head, number, hash| {
+            if head.position == state.position && !scanned.has(number, hash) {
+                found.add_bad(number);
+            }
+        })?;
         Ok(())
     }
 }

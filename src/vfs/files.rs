@@ -15,6 +15,9 @@ use crate::wal::{Lock, LogFile, REGION_WORDS, SharedIndex};
 /// modulo 128 KiB.
 const MOST_BYTES: usize = 1 << 16;
 
+/// Times a scratch file's name may be taken.
+const SCRATCH_ATTEMPTS: usize = 10;
+
 /// A file of the base VFS under a name for messages.
 pub struct OwnFile {
     file: BaseFile,
@@ -57,6 +60,27 @@ impl OwnFile {
             | sqlite::SQLITE_OPEN_CREATE
             | sqlite::SQLITE_OPEN_MAIN_DB;
         Self::open(vfs, path, NamePart::Database, flags)
+    }
+
+    /// Creates a file that goes when it is closed. Where another one has the name, that is left
+    /// over, or another process is about to take it away itself.
+    pub fn create_scratch(vfs: BaseVfs, path: &Path) -> Result<Self> {
+        let flags = sqlite::SQLITE_OPEN_READWRITE
+            | sqlite::SQLITE_OPEN_CREATE
+            | sqlite::SQLITE_OPEN_EXCLUSIVE
+            | sqlite::SQLITE_OPEN_DELETEONCLOSE
+            | sqlite::SQLITE_OPEN_TEMP_DB;
+        let mut attempts = 0;
+        loop {
+            let opened = Self::open(vfs, path, NamePart::Database, flags);
+            attempts += 1;
+            if opened.is_ok() || attempts == SCRATCH_ATTEMPTS {
+                return opened;
+            }
+            // Unix VFSes unlink the name right after they open it; others refuse this while it is
+            // open. It is no database: no lock of this process is on it.
+            let _ = std::fs::remove_file(path);
+        }
     }
 
     fn open(vfs: BaseVfs, path: &Path, part: NamePart, flags: c_int) -> Result<Self> {

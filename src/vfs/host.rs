@@ -80,6 +80,10 @@ impl Host for SqliteHost {
         Ok(Box::new(OwnFile::create(self.vfs, path)?))
     }
 
+    fn open_scratch(&self, path: &Path) -> Result<Box<dyn Spool>> {
+        Ok(Box::new(OwnFile::create_scratch(self.vfs, path)?))
+    }
+
     fn connect(&self, path: &Path) -> Result<Connection> {
         let name = path
             .to_str()

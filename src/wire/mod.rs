@@ -1,5 +1,6 @@
 //! What a primary and its replicas say to each other, as bytes. Pure: no network, no clock.
 
+mod delta;
 mod records;
 mod request;
 mod response;
@@ -10,14 +11,18 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+pub use self::delta::Delta;
+use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::{DatabaseId, Position};
 
 /// How many bytes of raw pages a part holds before it is full: the page that fills it is the last.
-pub const PART_BYTES: usize = 8 << 20;
+/// Small enough that the sixteen answers a server holds at most, and their pages, stay within the
+/// memory that a host can spare.
+pub const PART_BYTES: usize = 2 << 20;
 
 /// How many hashes a part holds at most.
-pub const PART_HASHES: usize = 262_144;
+pub const PART_HASHES: usize = 65_536;
 
 /// How many pages a request may name, whatever their size turns out to be. Who knows the page size
 /// asks for at most [`PART_BYTES`] worth.
@@ -46,13 +51,32 @@ pub struct Head {
     pub content: ContentDigest,
 }
 
-/// One page with its whole content.
+/// One page.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Page {
     /// Its number.
     pub number: PageNumber,
-    /// Its content, of the head's page size.
-    pub data: Vec<u8>,
+    /// What is in it.
+    pub data: PageData,
+}
+
+/// The content of a page as it travels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PageData {
+    /// All of it, of the head's page size.
+    Full(Vec<u8>),
+    /// The difference from what it was at the asker's position.
+    Delta(Delta),
+}
+
+impl Page {
+    /// The page where deltas were not asked for.
+    pub fn into_full(self) -> Result<(PageNumber, Vec<u8>)> {
+        match self.data {
+            PageData::Full(data) => Ok((self.number, data)),
+            PageData::Delta(_) => Err(Error::Internal(format!("{:?} is a delta", self.number))),
+        }
+    }
 }
 
 /// Asks for the pages changed since a position, or for all.
@@ -64,6 +88,8 @@ pub struct PullRequest {
     pub since: Option<Position>,
     /// Continue after this page: the `next` of the part before.
     pub after: Option<PageNumber>,
+    /// The asker has the pages as they were at `since`: deltas do. Only with a position.
+    pub deltas: bool,
 }
 
 /// Asks for page hashes, ascending.

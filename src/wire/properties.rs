@@ -16,6 +16,7 @@ fn whole() -> Request {
         database: None,
         since: None,
         after: None,
+        deltas: false,
     })
 }
 
@@ -36,13 +37,20 @@ fn numbers() -> impl Strategy<Value = Option<PageNumber>> {
 
 fn requests() -> impl Strategy<Value = Request> {
     prop_oneof![
-        (databases(), proptest::option::of(positions()), numbers()).prop_map(
-            |(database, since, after)| Request::Pull(PullRequest {
-                database,
-                since,
-                after
-            })
-        ),
+        (
+            databases(),
+            proptest::option::of(positions()),
+            numbers(),
+            any::<bool>()
+        )
+            .prop_map(
+                |(database, since, after, deltas)| Request::Pull(PullRequest {
+                    database,
+                    since,
+                    after,
+                    deltas: deltas && since.is_some(),
+                })
+            ),
         (databases(), numbers())
             .prop_map(|(database, after)| Request::Hashes(HashesRequest { database, after })),
         (databases(), btree_set(1..u32::MAX, 0..50)).prop_map(|(database, pages)| {
@@ -80,6 +88,13 @@ fn contents(head: Head) -> impl Strategy<Value = Response> {
             let content = |number| {
                 let mut data = data.clone();
                 data[number as usize % head.page_size.bytes()] ^= 0xff;
+                let data = match number % 3 {
+                    0 => PageData::Delta(Delta {
+                        base: PageHash::of(page(number), &data),
+                        bytes: data[..1 + number as usize % 200].to_vec(),
+                    }),
+                    _ => PageData::Full(data),
+                };
                 Page {
                     number: page(number),
                     data,
@@ -99,8 +114,12 @@ fn exchanges() -> impl Strategy<Value = (Request, Response)> {
     heads().prop_flat_map(|head| {
         let asked = Request::Pull(PullRequest {
             database: Some(head.database),
-            since: None,
+            since: Some(Position {
+                lsn: Lsn(head.position.lsn.0.saturating_sub(1)),
+                id: HistoryId([0; 16]),
+            }),
             after: None,
+            deltas: true,
         });
         (Just(asked), contents(head))
     })
@@ -176,7 +195,12 @@ proptest! {
             if let Ok(Response::Pages { head, pages, next }) = decoded {
                 let last = pages.last().map_or(0, |page| page.number.get());
                 prop_assert!(pages.is_sorted_by(|a, b| a.number < b.number));
-                prop_assert!(pages.iter().all(|page| page.data.len() == head.page_size.bytes()));
+                let size = head.page_size.bytes();
+                let fits = |page: &Page| match &page.data {
+                    PageData::Full(data) => data.len() == size,
+                    PageData::Delta(delta) => delta.bytes.len() < size,
+                };
+                prop_assert!(pages.iter().all(fits));
                 prop_assert!(last <= head.database_size);
                 prop_assert!(next.is_none_or(|next| next.get() >= last));
             }

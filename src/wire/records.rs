@@ -4,8 +4,8 @@
 //! ```text
 //! size  field
 //!    4  page number
-//!    1  record kind: 0 = full page, 1 = reserved for a delta, 2 = page hash
-//!    n  content: the page (n = page size), or its hash (n = 16)
+//!    1  record kind: 0 = full page, 1 = delta, 2 = page hash
+//!    n  content: the page (n = page size), a delta (delta.rs), or the page's hash (n = 16)
 //! …  and at the end
 //!    4  0
 //!    1  255
@@ -18,9 +18,10 @@ use std::io::{Read, Write};
 use zstd::stream::read::Decoder;
 use zstd::stream::write::Encoder;
 
+use super::delta::{DELTA_HEAD, Delta};
 use super::stream::{Reader, Writer, broken, refused};
 use crate::error::{Error, Result};
-use crate::page::PageNumber;
+use crate::page::{PageHash, PageNumber};
 
 const LEVEL: i32 = 1;
 /// What a decoder sets aside at most; level 1 writes windows of 512 KiB.
@@ -31,10 +32,18 @@ const WINDOW_LOG: u32 = 23;
 #[repr(u8)]
 pub(super) enum Kind {
     Page = 0,
+    Delta = 1,
     Hash = 2,
 }
 
-const DELTA: u8 = 1;
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        [Kind::Page, Kind::Delta, Kind::Hash]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
 const END: u8 = 255;
 
 /// Writes records behind what a message holds so far.
@@ -54,6 +63,16 @@ impl RecordWriter {
         self.encoder.write_all(content).map_err(compressing)?;
         self.count += 1;
         Ok(())
+    }
+
+    pub(super) fn put_delta(&mut self, number: PageNumber, delta: &Delta) -> Result<()> {
+        let length = u16::try_from(delta.bytes.len())
+            .map_err(|_| Error::Internal(format!("the delta of {number:?} is too long")))?;
+        let mut head = [0; DELTA_HEAD];
+        head[..16].copy_from_slice(delta.base.as_bytes());
+        head[16..].copy_from_slice(&length.to_le_bytes());
+        self.put(number, Kind::Delta, &head)?;
+        self.encoder.write_all(&delta.bytes).map_err(compressing)
     }
 
     pub(super) fn finish(mut self, next: Option<PageNumber>) -> Result<Writer> {
@@ -79,8 +98,8 @@ fn compressing(error: std::io::Error) -> Error {
 
 /// Which page numbers are believed.
 pub(super) struct Limits {
-    /// Records must be of this kind.
-    pub(super) kind: Kind,
+    /// Records must be of one of these kinds.
+    pub(super) kinds: &'static [Kind],
     /// Numbers must be greater; 0 = any.
     pub(super) after: u32,
     /// Numbers must not be greater.
@@ -114,26 +133,41 @@ impl<'a> RecordReader<'a> {
         })
     }
 
-    /// The next record's page number, its content read into `content`; `None` at the end record.
-    pub(super) fn next(&mut self, content: &mut [u8]) -> Result<Option<PageNumber>> {
+    /// The next record's page number and kind; `None` at the end record. Its content must be
+    /// read before the next one.
+    pub(super) fn next(&mut self) -> Result<Option<(PageNumber, Kind)>> {
         let mut head = [0; 5];
         self.fill(&mut head)?;
         let [a, b, c, d, kind] = head;
         let number = PageNumber::new(u32::from_le_bytes([a, b, c, d]));
-        match (number, kind) {
-            (None, END) => return Ok(None),
-            (_, DELTA) => return Err(refused("page deltas are not understood by this version")),
-            (_, kind) if kind != self.limits.kind as u8 => {
-                return Err(refused(format!("record kind {kind}")));
-            }
-            _ => {}
+        if number.is_none() && kind == END {
+            return Ok(None);
         }
+        let kind = Kind::of(kind)
+            .filter(|kind| self.limits.kinds.contains(kind))
+            .ok_or_else(|| refused(format!("record kind {kind}")))?;
         let number = number.ok_or_else(|| refused("page 0"))?;
         self.check(number)?;
-        self.fill(content)?;
         self.before = number.get();
         self.count += 1;
-        Ok(Some(number))
+        Ok(Some((number, kind)))
+    }
+
+    /// The content of a delta record; its frame is less than `most` bytes.
+    pub(super) fn delta(&mut self, most: usize) -> Result<Delta> {
+        let (mut base, mut length) = ([0; 16], [0; 2]);
+        self.fill(&mut base)?;
+        self.fill(&mut length)?;
+        let length = usize::from(u16::from_le_bytes(length));
+        if length == 0 || length >= most {
+            return Err(refused(format!("a delta of {length} bytes")));
+        }
+        let mut bytes = vec![0; length];
+        self.fill(&mut bytes)?;
+        Ok(Delta {
+            base: PageHash::from_bytes(base),
+            bytes,
+        })
     }
 
     fn check(&self, number: PageNumber) -> Result<()> {
@@ -181,7 +215,8 @@ impl<'a> RecordReader<'a> {
         }
     }
 
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+    /// Content of a record.
+    pub(super) fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.decoder.read_exact(bytes).map_err(broken)
     }
 }

@@ -4,13 +4,14 @@
 //!
 //! ```text
 //! size  field
-//!    1  flags: 1 = a database id follows, 2 = a position follows (pull only), others 0
+//!    1  flags: 1 = a database id follows, 2 = a position follows (pull only),
+//!       4 = page deltas do (pull only, with a position), others 0
 //!   16  database id, if flagged
 //!   24  position, if flagged: lsn 8, history id 16
 //! pull (kind 0x01), hashes (kind 0x02):
 //!    4  continue after this page; 0 = from the start
 //! pages (kind 0x03):
-//!    4  count, at most 16,384
+//!    4  count, at most 4,096
 //!  4×n  page numbers, ascending
 //! ```
 
@@ -28,23 +29,24 @@ const PAGES: u8 = 0x03;
 
 const HAS_DATABASE: u8 = 1;
 const HAS_POSITION: u8 = 2;
+const TAKES_DELTAS: u8 = 4;
 
 impl Request {
     /// The request as it is sent.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Request::Pull(pull) => {
-                let mut writer = start(PULL, pull.database, pull.since);
+                let mut writer = start(PULL, pull.database, pull.since, pull.deltas);
                 writer.page(pull.after);
                 writer.finish()
             }
             Request::Hashes(hashes) => {
-                let mut writer = start(HASHES, hashes.database, None);
+                let mut writer = start(HASHES, hashes.database, None, false);
                 writer.page(hashes.after);
                 writer.finish()
             }
             Request::Pages(pages) => {
-                let mut writer = start(PAGES, pages.database, None);
+                let mut writer = start(PAGES, pages.database, None, false);
                 writer.u32(pages.pages.len() as u32);
                 pages.pages.iter().for_each(|page| writer.page(Some(*page)));
                 writer.finish()
@@ -84,7 +86,7 @@ impl Request {
     }
 }
 
-fn start(kind: u8, database: Option<DatabaseId>, since: Option<Position>) -> Writer {
+fn start(kind: u8, database: Option<DatabaseId>, since: Option<Position>, deltas: bool) -> Writer {
     let mut writer = Writer::start(kind);
     let mut flags = 0;
     if database.is_some() {
@@ -92,6 +94,9 @@ fn start(kind: u8, database: Option<DatabaseId>, since: Option<Position>) -> Wri
     }
     if since.is_some() {
         flags |= HAS_POSITION;
+    }
+    if deltas {
+        flags |= TAKES_DELTAS;
     }
     writer.u8(flags);
     if let Some(database) = database {
@@ -104,16 +109,21 @@ fn start(kind: u8, database: Option<DatabaseId>, since: Option<Position>) -> Wri
 }
 
 fn pull(reader: &mut Reader<'_>) -> Result<PullRequest> {
-    let flags = flags(reader, HAS_DATABASE | HAS_POSITION)?;
+    let flags = flags(reader, HAS_DATABASE | HAS_POSITION | TAKES_DELTAS)?;
     let database = database(reader, flags)?;
     let since = match flags & HAS_POSITION {
         0 => None,
         _ => Some(reader.position()?),
     };
+    let deltas = flags & TAKES_DELTAS != 0;
+    if deltas && since.is_none() {
+        return Err(refused("deltas from nothing"));
+    }
     Ok(PullRequest {
         database,
         since,
         after: reader.page()?,
+        deltas,
     })
 }
 

@@ -25,7 +25,7 @@ use std::io::Read;
 
 use super::records::{Kind, Limits, RecordReader, RecordWriter};
 use super::stream::{Reader, Writer, refused};
-use super::{Head, PART_HASHES, Page, Request, Response, part_pages};
+use super::{Head, PART_HASHES, Page, PageData, Request, Response, part_pages};
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 
@@ -52,13 +52,7 @@ impl Response {
             Response::Pages { head, pages, next } => {
                 let mut records = RecordWriter::start(start(PAGES, head))?;
                 for page in pages {
-                    if page.data.len() != head.page_size.bytes() {
-                        return Err(Error::Internal(format!(
-                            "{:?} has a wrong size",
-                            page.number
-                        )));
-                    }
-                    records.put(page.number, Kind::Page, &page.data)?;
+                    put_page(&mut records, head, page)?;
                 }
                 Ok(records.finish(*next)?.finish())
             }
@@ -83,6 +77,19 @@ impl Response {
             OTHER_DATABASE => other_database(reader, asked),
             kind => Err(refused(format!("{kind:#04x} is not a kind of answer"))),
         }
+    }
+}
+
+fn put_page(records: &mut RecordWriter, head: &Head, page: &Page) -> Result<()> {
+    match &page.data {
+        PageData::Full(data) if data.len() == head.page_size.bytes() => {
+            records.put(page.number, Kind::Page, data)
+        }
+        PageData::Full(_) => Err(Error::Internal(format!(
+            "{:?} has a wrong size",
+            page.number
+        ))),
+        PageData::Delta(delta) => records.put_delta(page.number, delta),
     }
 }
 
@@ -164,18 +171,26 @@ fn pages(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
         Request::Pages(asked) => asked.pages.first().map_or(0, |first| first.get() - 1),
         Request::Hashes(_) => return Err(unasked("pages")),
     };
-    let limits = limits(&head, Kind::Page, after, part_pages(head.page_size));
+    let kinds: &[Kind] = match asked {
+        Request::Pull(pull) if pull.deltas => &[Kind::Page, Kind::Delta],
+        _ => &[Kind::Page],
+    };
+    let limits = limits(&head, kinds, after, part_pages(head.page_size));
     let mut records = RecordReader::start(reader, limits)?;
     let mut pages = Vec::new();
-    let mut data = vec![0; head.page_size.bytes()];
-    while let Some(number) = records.next(&mut data)? {
+    while let Some((number, kind)) = records.next()? {
         if matches!(asked, Request::Pages(asked) if asked.pages.binary_search(&number).is_err()) {
             return Err(refused(format!("{number:?} was not asked for")));
         }
-        pages.push(Page {
-            number,
-            data: data.clone(),
-        });
+        let data = match kind {
+            Kind::Delta => PageData::Delta(records.delta(head.page_size.bytes())?),
+            _ => {
+                let mut data = vec![0; head.page_size.bytes()];
+                records.fill(&mut data)?;
+                PageData::Full(data)
+            }
+        };
+        pages.push(Page { number, data });
     }
     let (next, reader) = records.finish()?;
     reader.finish()?;
@@ -188,10 +203,12 @@ fn hashes(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
         return Err(unasked("hashes"));
     };
     let after = asked.after.map_or(0, PageNumber::get);
-    let mut records = RecordReader::start(reader, limits(&head, Kind::Hash, after, PART_HASHES))?;
+    let limits = limits(&head, &[Kind::Hash], after, PART_HASHES);
+    let mut records = RecordReader::start(reader, limits)?;
     let mut hashes = Vec::new();
     let mut hash = [0; 16];
-    while let Some(number) = records.next(&mut hash)? {
+    while let Some((number, _)) = records.next()? {
+        records.fill(&mut hash)?;
         hashes.push((number, PageHash::from_bytes(hash)));
     }
     let (next, reader) = records.finish()?;
@@ -199,9 +216,9 @@ fn hashes(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
     Ok(Response::Hashes { head, hashes, next })
 }
 
-fn limits(head: &Head, kind: Kind, after: u32, most: usize) -> Limits {
+fn limits(head: &Head, kinds: &'static [Kind], after: u32, most: usize) -> Limits {
     Limits {
-        kind,
+        kinds,
         after,
         last: head.database_size,
         lock_page: head.page_size.lock_page(),

@@ -10,7 +10,7 @@ use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::{DatabaseId, HistoryId, Lsn, Position};
-use crate::wire::{Head, Page, Request, Response};
+use crate::wire::{Head, Page, PageData, Request, Response};
 
 /// A database of 300 pages that are all alike.
 pub(super) struct Fake {
@@ -18,7 +18,7 @@ pub(super) struct Fake {
 }
 
 pub(super) const PAGES: u32 = 300;
-const PART: u32 = 128;
+const PART: u32 = 32;
 
 pub(super) fn head() -> Head {
     Head {
@@ -37,7 +37,7 @@ pub(super) fn page(number: u32) -> Page {
     let data = vec![number as u8; head().page_size.bytes()];
     Page {
         number: PageNumber::new(number).unwrap(),
-        data,
+        data: PageData::Full(data),
     }
 }
 

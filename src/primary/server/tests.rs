@@ -52,6 +52,7 @@ fn pull(since: Option<Position>, after: Option<PageNumber>) -> Request {
         database: None,
         since,
         after,
+        deltas: false,
     })
 }
 

@@ -28,6 +28,7 @@ fn nothing_new() -> Request {
         database: None,
         since: Some(head().position),
         after: None,
+        deltas: false,
     })
 }
 
@@ -243,6 +244,7 @@ fn an_endless_answer_is_broken_off() {
         database: None,
         since: None,
         after: None,
+        deltas: false,
     });
     let error = remote.ask(&request).unwrap_err();
     assert!(
