@@ -157,20 +157,23 @@ impl Capture {
         ReadLock::join(index, &self.lock)
     }
 
-    /// Keeps the log bounded. Up to [`RESTART_BYTES`] nobody waits for it.
-    pub fn checkpoint_if_grown(&mut self) -> Result<()> {
+    /// Keeps the log bounded. Up to [`RESTART_BYTES`] nobody waits for it, and from twice that on
+    /// writers wait at once. False where the log is still too long.
+    pub fn checkpoint_if_grown(&mut self) -> Result<bool> {
         let bytes = self.log_bytes()?;
         if bytes <= CHECKPOINT_BYTES {
-            return Ok(());
+            return Ok(true);
         }
-        for _ in 0..COPIES {
+        let copies = if bytes > 2 * RESTART_BYTES { 0 } else { COPIES };
+        for _ in 0..copies {
             self.run()?;
             self.handle.checkpoint()?;
             if self.let_go_of_log()? || bytes <= RESTART_BYTES {
-                return Ok(());
+                return Ok(true);
             }
         }
-        self.checkpoint_all()
+        self.checkpoint_all()?;
+        Ok(self.log_bytes()? <= RESTART_BYTES)
     }
 
     /// Size in bytes of the frames in use.

@@ -383,13 +383,20 @@ fn start_worker(primary: &Arc<Primary>) -> Result<Sender<()>> {
 
 fn work(stop: &Receiver<()>, primary: &std::sync::Weak<Primary>) {
     let mut failed = false;
-    while stop.recv_timeout(CAPTURE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+    let mut pause = CAPTURE_INTERVAL;
+    while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let Some(primary) = primary.upgrade() else {
             return;
         };
         let mut capture = primary.capture();
+        pause = CAPTURE_INTERVAL;
         match capture.run().and_then(|()| capture.checkpoint_if_grown()) {
-            Ok(()) => failed = false,
+            Ok(short) => {
+                failed = false;
+                if !short {
+                    pause = Duration::from_millis(1);
+                }
+            }
             // Said once, not ten times a second.
             Err(error) if !failed => {
                 last_error::note(&error);
