@@ -21,6 +21,7 @@ use crate::error::{Error, Result, StoreContext};
 use crate::position::DatabaseId;
 use crate::wal::anchor::Anchor;
 use crate::wal::apply::Writer;
+use crate::wal::frame::Salts;
 use crate::wal::frames::transactions;
 use crate::wal::index::IndexHeader;
 use crate::wal::read_lock::{Keep, ReadLock};
@@ -50,6 +51,9 @@ const COPIES: usize = 3;
 
 /// How long the capture tries to hold writers back.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long writers are held back, at most, so that the log can begin anew.
+const HELD_BACK: Duration = Duration::from_millis(250);
 
 /// Why a run stops for a repair.
 const BROKEN: &str = "frames of the log have wrong salts or checksums";
@@ -194,12 +198,30 @@ impl Capture {
             }
             thread::sleep(Duration::from_micros(20));
         }
-        let result = self
-            .run()
-            .and_then(|()| self.handle.checkpoint())
-            .and_then(|()| self.let_go_of_log());
+        let result = self.run().and_then(|()| self.begin_log_anew());
         self.handle.files.index.unlock_exclusive(Lock::Write);
-        result.map(drop)
+        result
+    }
+
+    /// Copies what is left and begins the log anew, under WAL_WRITE: the next writer would miss its
+    /// chance whenever a replica is reading just then. Waits a little for readers of the log, and
+    /// for a checkpoint of somebody else.
+    fn begin_log_anew(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        let mut salts = [0; 8];
+        salts.copy_from_slice(&self.host.random()?[..8]);
+        while begun.elapsed() < HELD_BACK {
+            self.handle.checkpoint()?;
+            if self.let_go_of_log()? {
+                let mut writer = Writer::under_lock(&*self.handle.files.index)?;
+                writer.restart(Salts(salts))?;
+                if writer.header().mx_frame == 0 {
+                    break;
+                }
+            }
+            thread::sleep(Duration::from_micros(500));
+        }
+        Ok(())
     }
 
     /// Moves the read lock to the newest commit, so that the log stays from there on too.

@@ -9,7 +9,8 @@ use crate::page::PageSize;
 
 impl Writer<'_> {
     /// Starts the log anew where all of it is in the database file and nobody needs it.
-    pub(super) fn restart(&mut self, random: Salts) -> Result<()> {
+    /// The header tells whether it was.
+    pub fn restart(&mut self, random: Salts) -> Result<()> {
         let info = CheckpointInfo::of(self.index)?;
         if info.backfilled() > self.header.mx_frame {
             return self.reset_backfill(info);
