@@ -11,6 +11,9 @@ const HEAD_END: usize = DIGEST_AT + 16;
 const PAGES: u8 = 0x82;
 const HASHES: u8 = 0x83;
 const END: u8 = 255;
+const DELTA_HEAD: usize = 16 + 2;
+/// Of a pull: deltas do.
+const DELTAS: u8 = 4;
 
 /// Adds the trailer.
 pub fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -66,6 +69,8 @@ impl Answer {
             let number = u32_at(head, 0);
             let size = match head[4] {
                 0 => answer.page_size() as usize,
+                // A delta: the hash of its base, its length, and as many bytes.
+                1 => DELTA_HEAD + usize::from(u16::from_le_bytes([after[16], after[17]])),
                 2 => 16,
                 END => {
                     (answer.count, answer.next) = (u32_at(after, 0), u32_at(after, 4));
@@ -147,12 +152,19 @@ pub fn question(kind: u8, after: u32) -> Vec<u8> {
     seal(bytes)
 }
 
+/// The same question by somebody who does not understand deltas.
+pub fn without_deltas(question: &[u8]) -> Vec<u8> {
+    let mut bytes = unsealed(question);
+    bytes[7] &= !DELTAS;
+    seal(bytes)
+}
+
 /// A pull since the position of an answer's head, or some pages of its database.
 pub fn informed_question(answer: &[u8], pages: &[u32]) -> Vec<u8> {
     let (database, position) = (&answer[7..23], &answer[23..47]);
     let mut bytes = b"sqrp\x01\x00".to_vec();
     if pages.is_empty() {
-        bytes.extend_from_slice(&[1, 3]);
+        bytes.extend_from_slice(&[1, 3 | DELTAS]);
         bytes.extend_from_slice(database);
         bytes.extend_from_slice(position);
         bytes.extend_from_slice(&[0; 4]);

@@ -214,8 +214,11 @@ fn records(random: &mut StdRng, mut answer: Answer) -> Sent {
         }
         10 if random.random_ratio(1, 8) => {
             // Compresses to next to nothing and would fill the memory.
-            let content = vec![0; answer.records[0].content.len()];
-            let kind = answer.records[0].kind;
+            let (kind, size) = match answer.records[0].kind {
+                2 => (2, 16),
+                _ => (0, answer.page_size() as usize),
+            };
+            let content = vec![0; size];
             answer.records = (1..40_000)
                 .map(|number| Record {
                     number,

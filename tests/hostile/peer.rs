@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::message::Answer;
+use super::message::{self, Answer};
 use super::mutate::{self, Sent, Then};
 
 /// Where an endless body ends: far beyond what anybody may take.
@@ -92,7 +92,11 @@ fn serve(client: TcpStream, target: &str, state: &Mutex<State>) -> std::io::Resu
     let mut answers = BufReader::new(real.try_clone()?);
     let mut real = real;
     loop {
-        let (head, body) = read(&mut questions)?;
+        let (head, mut body) = read(&mut questions)?;
+        // Lies are told about whole pages.
+        if matches!(state.lock().expect("not poisoned").plan, Plan::Lies { .. }) {
+            body = message::without_deltas(&body);
+        }
         real.write_all(head.as_bytes())?;
         real.write_all(&body)?;
         let (head, body) = read(&mut answers)?;
