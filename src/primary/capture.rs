@@ -50,7 +50,7 @@ enum Captured {
 const COPIES: usize = 3;
 
 /// How long the capture tries to hold writers back.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How long writers are held back, at most, so that the log can begin anew.
 const HELD_BACK: Duration = Duration::from_millis(250);

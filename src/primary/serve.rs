@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{SigId, flag};
@@ -390,7 +390,10 @@ fn work(stop: &Receiver<()>, primary: &std::sync::Weak<Primary>) {
         };
         let mut capture = primary.capture();
         pause = CAPTURE_INTERVAL;
-        match capture.run().and_then(|()| capture.checkpoint_if_grown()) {
+        let looked = capture.run().and_then(|()| capture.checkpoint_if_grown());
+        // Replicas that wait come first.
+        MutexGuard::unlock_fair(capture);
+        match looked {
             Ok(short) => {
                 failed = false;
                 if !short {
