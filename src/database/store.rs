@@ -17,6 +17,9 @@ use crate::wal::anchor::Anchor;
 const SCHEMA: &str = include_str!("../../sql/state.sql");
 const SCHEMA_VERSION: i64 = 1;
 
+/// Changed pages from which the page map is read in its own order.
+const MANY_PAGES: u32 = 8192;
+
 /// How long an open waits for others who are opening the store too.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -386,6 +389,13 @@ impl Store {
     ) -> Result<Vec<PageNumber>> {
         let number = |row: &Row<'_>| row.get(0);
         let numbers: Vec<u32> = match since {
+            // Sorting them for every part would take longer than looking at all pages once.
+            Some(lsn) if self.many_changed(lsn)? => self.rows(
+                "SELECT page FROM pages NOT INDEXED WHERE lsn > ?1 AND page > ?2
+                 ORDER BY page LIMIT ?3",
+                params![lsn.0, after, limit],
+                number,
+            )?,
             Some(lsn) => self.rows(
                 "SELECT page FROM pages INDEXED BY pages_by_lsn WHERE lsn > ?1 AND page > ?2
                  ORDER BY page LIMIT ?3",
@@ -399,6 +409,14 @@ impl Store {
             )?,
         };
         Ok(numbers.into_iter().filter_map(PageNumber::new).collect())
+    }
+
+    /// Whether more than [`MANY_PAGES`] changed after `since`.
+    fn many_changed(&self, since: Lsn) -> Result<bool> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM pages WHERE lsn > ?1 LIMIT 1 OFFSET ?2")
+            .and_then(|mut statement| statement.exists(params![since.0, MANY_PAGES]))
+            .during("read the page map")
     }
 
     /// Primary: up to `limit` page hashes after `after`, ascending.

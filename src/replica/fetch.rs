@@ -125,7 +125,9 @@ impl<'a> Conversation<'a> {
     ) -> Result<Option<Fetched>> {
         let mut pages = None::<Pages>;
         let (mut base, mut first, mut after) = (since, None::<Head>, None);
-        for _ in 0..MOST_ROUNDS {
+        let mut rounds = 0;
+        // However many parts a round has, each begins behind the one before.
+        while rounds < MOST_ROUNDS {
             // Only the pages at `since` are at hand, not those of a batch under way.
             let bases = bases.filter(|_| base == since);
             let request = PullRequest {
@@ -161,6 +163,7 @@ impl<'a> Conversation<'a> {
                             return Ok(Some(complete(head, pages)));
                         }
                         (base, first) = (begun.position, None);
+                        rounds += 1;
                     }
                 }
                 other => return Err(unexpected(&other)),

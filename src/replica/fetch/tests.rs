@@ -122,6 +122,34 @@ fn parts_at_one_position_are_one_batch() {
 }
 
 #[test]
+fn a_round_may_have_any_number_of_parts() {
+    let part = |n: u32| pages(7, &[n], (n < 1500).then_some(n));
+    let mut answers: Vec<_> = (1..=1500).map(part).collect();
+    for answer in &mut answers {
+        if let Response::Pages { head, .. } = answer {
+            head.database_size = 1500;
+        }
+    }
+    let remote = Scripted::new(answers);
+    let fetched = Conversation::new(&remote, None)
+        .changes(position(3), &MemoryRoom::default(), None)
+        .unwrap();
+    assert_eq!(batch(fetched).len(), 1500);
+}
+
+#[test]
+fn a_remote_that_never_stands_still_is_given_up() {
+    let answers = (0..2 * MOST_ROUNDS as u64).map(|n| match n % 2 {
+        0 => pages(7 + n, &[1], Some(1)),
+        _ => pages(7 + n, &[2], None),
+    });
+    let remote = Scripted::new(answers.collect());
+    let result =
+        Conversation::new(&remote, None).changes(position(3), &MemoryRoom::default(), None);
+    assert!(matches!(result, Err(Error::Busy(_))));
+}
+
+#[test]
 fn a_remote_that_moves_on_is_asked_again_since_the_first_part() {
     let remote = Scripted::new(vec![
         pages(7, &[1, 2], Some(2)),
