@@ -8,15 +8,6 @@ use harness::{
     side_files,
 };
 
-/// Copies a closed database with everything beside it.
-fn copy_all(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("directory");
-    let name = from.file_name().expect("name").to_str().expect("UTF-8");
-    for file in side_files(from).into_iter().chain([name.to_string()]) {
-        std::fs::copy(from.with_file_name(&file), to.join(&file)).expect("copy");
-    }
-}
-
 /// Inverts one byte in the middle of a page of the database file.
 fn flip(path: &Path, page: u64) {
     let mut file = std::fs::OpenOptions::new()
@@ -41,7 +32,7 @@ fn a_primary_restored_from_a_backup_is_followed_by_differing_pages_only() {
     let mut replica = files.replica(&relay.url("app"));
     let whole = relay.take_received();
     primary.close();
-    copy_all(&files.app, &backup);
+    image::copy_all(&files.app, &backup);
 
     let mut primary = files.primary();
     relay.point(Some(primary.address()));

@@ -5,6 +5,7 @@ Each request is one line, a command and its arguments in hex; each answer is one
 the next line, or the end of input, arrives: a test that dies ends its hosts.
 """
 
+import resource
 import select
 import sqlite3
 import sys
@@ -119,6 +120,12 @@ def backup(source, target):
     connections[source].backup(connections[target], pages=100)
 
 
+def limit(size):
+    """No file of this process may grow beyond `size` bytes: a full disk, for whoever writes more."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size) if size != "none" else hard, hard))
+
+
 commands = {
     "backup": backup,
     "load": load,
@@ -128,6 +135,7 @@ commands = {
     "watch": watch,
     "checkpoint": checkpoint,
     "repeat": repeat,
+    "limit": limit,
     "version": lambda: sqlite3.sqlite_version,
 }
 

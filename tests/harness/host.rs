@@ -173,6 +173,12 @@ impl Host {
         self.ask("backup", &[from, to]).map(drop)
     }
 
+    /// Python only: lets no file that this process writes grow beyond `bytes`, as on a full disk; `None` ends that.
+    pub fn limit_files(&mut self, bytes: Option<u64>) {
+        let bytes = bytes.map_or("none".to_string(), |bytes| bytes.to_string());
+        self.done("limit", &[&bytes]);
+    }
+
     /// The version of the SQLite library in this host.
     pub fn version(&mut self) -> String {
         self.done("version", &[])

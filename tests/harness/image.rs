@@ -133,6 +133,16 @@ pub fn copy_with_log(path: &Path, directory: &Path) -> PathBuf {
     copy
 }
 
+/// Copies a closed database with everything beside it.
+#[track_caller]
+pub fn copy_all(from: &Path, directory: &Path) {
+    std::fs::create_dir_all(directory).expect("directory");
+    let name = from.file_name().expect("name").to_str().expect("UTF-8");
+    for file in side_files(from).into_iter().chain([name.to_string()]) {
+        std::fs::copy(from.with_file_name(&file), directory.join(&file)).expect("copy");
+    }
+}
+
 /// `path` with `suffix` appended to the file name.
 pub fn side_file(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
