@@ -70,10 +70,9 @@ fn two_processes_sync_one_file() {
     for path in [&app, &copy] {
         let log = std::fs::metadata(side_file(path, "-wal")).map_or(0, |file| file.len());
         println!("{}: a log of {log} bytes", path.display());
-        // Some tens of megabytes on a quiet machine, more where others take its time; a log that never began anew
-        // would have more than a gigabyte.
+        // A few megabytes are aimed at; this leaves room for what readers and a loaded machine hold back.
         assert!(
-            log < 256 << 20,
+            log < 64 << 20,
             "the log of {} grew to {log} bytes",
             path.display()
         );
