@@ -137,9 +137,14 @@ impl HostConnection {
 
     /// Whether this SQLite may be used by several threads, as serving does.
     pub fn is_thread_safe(self) -> bool {
-        // SAFETY: a constant of the library.
-        unsafe { sqlite::sqlite3_threadsafe() != 0 }
+        is_thread_safe()
     }
+}
+
+/// Whether the host's SQLite was built for several threads: elsewhere the process may not be either.
+pub fn is_thread_safe() -> bool {
+    // SAFETY: a constant of the library.
+    unsafe { sqlite::sqlite3_threadsafe() != 0 }
 }
 
 /// Whether a signal does what the system makes of it: nobody has a handler for it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
@@ -256,21 +257,19 @@ fn read_pages(
     head: &Head,
     reader: &Reader,
     lock: &ReadLock,
-    numbers: Vec<PageNumber>,
+    mut numbers: Vec<PageNumber>,
 ) -> Result<Vec<Page>> {
     let files = &reader.handle.files;
     let snapshot = Snapshot::new(&*files.index, &*files.log, &*files.content, lock)?;
     let lock_page = head.page_size.lock_page();
-    numbers
-        .into_iter()
-        .filter(|number| number.get() <= head.database_size && *number != lock_page)
-        .map(|number| {
-            let mut data = vec![0; head.page_size.bytes()];
-            snapshot.read_page(number, &mut data)?;
-            Ok(Page {
-                number,
-                data: PageData::Full(data),
-            })
-        })
-        .collect()
+    numbers.retain(|number| number.get() <= head.database_size && *number != lock_page);
+    let size = head.page_size.bytes();
+    let mut bytes = vec![0; numbers.len() * size];
+    snapshot.read_pages(&numbers, &mut bytes)?;
+    let mut bytes = Bytes::from(bytes);
+    let page = |number| Page {
+        number,
+        data: PageData::Full(bytes.split_to(size)),
+    };
+    Ok(numbers.into_iter().map(page).collect())
 }

@@ -1,5 +1,7 @@
 //! Making pages of deltas, from what the local file has.
 
+use bytes::Bytes;
+
 use super::batch::Room;
 use super::fetch::Whole;
 use super::follower::Replica;
@@ -47,7 +49,7 @@ fn over(snapshot: &Snapshot<'_>, head: &Head, pages: Vec<Page>) -> Result<Option
             PageData::Delta(_) if page.number.get() > snapshot.database_size() => None,
             PageData::Delta(delta) => {
                 snapshot.read_page(page.number, &mut base)?;
-                delta.apply(page.number, &base)?
+                delta.apply(page.number, &base)?.map(Bytes::from)
             }
         };
         match data {

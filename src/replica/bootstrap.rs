@@ -8,12 +8,15 @@ use std::time::Duration;
 use super::enter;
 use super::fetch::{Conversation, Fetched};
 use super::follower::Replica;
+use super::spooled::Spooled;
 use crate::database::host::Spool;
 use crate::database::lock_file::LockFile;
 use crate::database::paths;
 use crate::database::store::{Progress, Role, State, Store};
 use crate::error::{Error, Result};
-use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
+use crate::ffi;
+use crate::page::{PageNumber, PageSize};
+use crate::position::{DatabaseId, Position};
 use crate::wire::Head;
 
 /// Parts between two moments at which the spool is made durable and the progress recorded.
@@ -93,14 +96,14 @@ fn fill(replica: &Replica) -> Result<()> {
     };
     let spool = replica.host().open_spool(&paths::spool(replica.path()))?;
     let mut conversation = Conversation::new(&*remote, database);
-    let first = fetch_all(replica, &mut conversation, &*spool, progress)?;
-    let head = match conversation.changes(first.position, replica, None)? {
+    let (mut spooled, first) = fetch_all(replica, &mut conversation, &*spool, progress)?;
+    let head = match conversation.changes(first, replica, None)? {
         Fetched::UpToDate(head) => head,
         Fetched::Batch(batch) => {
-            same_size(first.page_size, batch.head.page_size)?;
+            same_size(spooled.page_size(), batch.head.page_size)?;
             for page in batch.pages.iter() {
                 let (number, data) = page?;
-                spool.write(&data, number.offset(first.page_size))?;
+                spooled.put(number, &data)?;
             }
             batch.head
         }
@@ -112,14 +115,9 @@ fn fill(replica: &Replica) -> Result<()> {
             )));
         }
     };
-    if spool.size()? < u64::from(head.database_size) * u64::from(head.page_size.get()) {
-        return Err(Error::Protocol(
-            "the remote left out the last pages".to_owned(),
-        ));
-    }
-    spool.truncate(u64::from(head.database_size) * u64::from(head.page_size.get()))?;
+    spooled.cut(head.database_size)?;
     spool.sync()?;
-    if digest(&*spool, head.page_size, head.database_size)? != head.content {
+    if spooled.content() != head.content {
         start_over(replica)?;
         return Err(enter::mismatch(remote.url()));
     }
@@ -127,63 +125,70 @@ fn fill(replica: &Replica) -> Result<()> {
         .progress
         .lock()
         .exchanged(&conversation.traffic, head.position, replica.host().now());
-    complete(replica, &head, first.position)
+    complete(replica, &head, first)
 }
 
-/// Where the copy begins, for the pull that completes it.
-struct First {
-    position: crate::position::Position,
-    page_size: PageSize,
-}
-
-fn fetch_all(
+/// Fetches all pages, from where an interrupted bootstrap stopped. Returns them, and the position of
+/// the first part, since which a pull completes them.
+fn fetch_all<'a>(
     replica: &Replica,
     conversation: &mut Conversation<'_>,
-    spool: &dyn Spool,
+    spool: &'a dyn Spool,
     progress: Option<Progress>,
-) -> Result<First> {
-    let mut first = progress.map(|progress| First {
-        position: progress.first,
-        page_size: progress.page_size,
-    });
-    let mut after = progress.and_then(|progress| PageNumber::new(progress.after));
-    for part in 1_usize.. {
-        let (head, pages, next) = conversation.part(after)?;
-        let begun = first.get_or_insert(First {
-            position: head.position,
-            page_size: head.page_size,
-        });
-        same_size(begun.page_size, head.page_size)?;
-        write_run(spool, head.page_size, &pages)?;
-        after = next;
-        let Some(last) = next else { break };
-        if part % PARTS_PER_SYNC == 0 {
-            spool.sync()?;
-            let progress = Progress {
-                first: begun.position,
-                page_size: begun.page_size,
-                after: last.get(),
+) -> Result<(Spooled<'a>, Position)> {
+    let mut begun = match progress {
+        Some(progress) if holds(spool, &progress)? => Some((
+            Spooled::open(spool, progress.page_size, progress.after)?,
+            progress.first,
+        )),
+        _ => None,
+    };
+    let after = begun.as_ref().map_or(0, |(spooled, _)| spooled.last());
+    let mut parts = 0;
+    conversation.parts(
+        PageNumber::new(after),
+        ffi::is_thread_safe(),
+        |(head, pages, next)| {
+            let (spooled, first) = match &mut begun {
+                Some(begun) => begun,
+                None => begun.insert((Spooled::open(spool, head.page_size, 0)?, head.position)),
             };
-            replica.local().store()?.transaction(|store| {
-                store.set_identity(Role::Replica, Some(head.database))?;
-                store.set_progress(&progress)
-            })?;
-        }
-    }
-    first.ok_or_else(|| Error::Protocol("the remote has no pages".to_owned()))
+            same_size(spooled.page_size(), head.page_size)?;
+            spooled.append(&pages)?;
+            parts += 1;
+            match next.is_some() && parts % PARTS_PER_SYNC == 0 {
+                true => rest(replica, spool, spooled, *first, head.database),
+                false => Ok(()),
+            }
+        },
+    )?;
+    begun.ok_or_else(|| Error::Protocol("the remote has no pages".to_owned()))
 }
 
-/// Writes pages that mostly follow each other with few calls.
-fn write_run(spool: &dyn Spool, size: PageSize, pages: &[(PageNumber, Vec<u8>)]) -> Result<()> {
-    for run in pages.chunk_by(|(a, _), (b, _)| a.get() + 1 == b.get()) {
-        let mut bytes = Vec::with_capacity(run.len() * size.bytes());
-        run.iter()
-            .for_each(|(_, data)| bytes.extend_from_slice(data));
-        if let Some((number, _)) = run.first() {
-            spool.write(&bytes, number.offset(size))?;
-        }
-    }
-    Ok(())
+/// Whether the spool has what was recorded.
+fn holds(spool: &dyn Spool, progress: &Progress) -> Result<bool> {
+    let bytes = u64::from(progress.after) * u64::from(progress.page_size.get());
+    Ok(spool.size()? >= bytes)
+}
+
+/// Makes durable what is there, and records it.
+fn rest(
+    replica: &Replica,
+    spool: &dyn Spool,
+    spooled: &Spooled<'_>,
+    first: Position,
+    database: DatabaseId,
+) -> Result<()> {
+    spool.sync()?;
+    let progress = Progress {
+        first,
+        page_size: spooled.page_size(),
+        after: spooled.last(),
+    };
+    replica.local().store()?.transaction(|store| {
+        store.set_identity(Role::Replica, Some(database))?;
+        store.set_progress(&progress)
+    })
 }
 
 fn same_size(known: PageSize, given: PageSize) -> Result<()> {
@@ -195,25 +200,8 @@ fn same_size(known: PageSize, given: PageSize) -> Result<()> {
     }
 }
 
-fn digest(spool: &dyn Spool, size: PageSize, pages: u32) -> Result<ContentDigest> {
-    let mut content = ContentDigest::default();
-    let mut page = vec![0; size.bytes()];
-    for number in (1..=pages)
-        .filter_map(PageNumber::new)
-        .filter(|number| *number != size.lock_page())
-    {
-        if spool.read(&mut page, number.offset(size))? < page.len() {
-            return Err(Error::Protocol(format!(
-                "the remote left out page {number}"
-            )));
-        }
-        content.add(PageHash::of(number, &page));
-    }
-    Ok(content)
-}
-
 /// Records what the complete spool holds; it has no place in the log yet.
-fn complete(replica: &Replica, head: &Head, first: crate::position::Position) -> Result<()> {
+fn complete(replica: &Replica, head: &Head, first: Position) -> Result<()> {
     let state = State {
         position: head.position,
         page_size: head.page_size,

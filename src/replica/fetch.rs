@@ -4,6 +4,12 @@
 //! last part, pages fetched early may be older than the rest: what changed since the first part is
 //! then fetched on top, until one round sees a single position.
 
+use std::panic::resume_unwind;
+use std::thread;
+
+use bytes::Bytes;
+use crossbeam_channel::bounded;
+
 use super::bases::Bases;
 use super::batch::{Batch, Pages, Room};
 use crate::error::{Error, Result};
@@ -13,7 +19,10 @@ use crate::remote::{Remote, Traffic};
 use crate::wire::{HashesRequest, Head, Page, PagesRequest, PullRequest, Request, Response};
 
 /// Whole pages by number.
-pub type Whole = Vec<(PageNumber, Vec<u8>)>;
+pub type Whole = Vec<(PageNumber, Bytes)>;
+
+/// A part of all pages: the state it was read at, and the page to go on after.
+pub type Part = (Head, Whole, Option<PageNumber>);
 
 /// Rounds after which a remote that never stands still is given up for now.
 const MOST_ROUNDS: usize = 1000;
@@ -87,7 +96,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// One part of all pages, after page number `after`.
-    pub fn part(&mut self, after: Option<PageNumber>) -> Result<(Head, Whole, Option<PageNumber>)> {
+    fn part(&mut self, after: Option<PageNumber>) -> Result<Part> {
         let request = PullRequest {
             database: self.database,
             since: None,
@@ -97,6 +106,46 @@ impl<'a> Conversation<'a> {
         match self.ask(&Request::Pull(request))? {
             Response::Pages { head, pages, next } => Ok((head, whole(pages)?, next)),
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Hands every page to `take`, part by part, after page number `after`. Where the host has
+    /// `threads`, the next part is asked for while one is taken: two wait for that at most.
+    pub fn parts(
+        &mut self,
+        after: Option<PageNumber>,
+        threads: bool,
+        mut take: impl FnMut(Part) -> Result<()>,
+    ) -> Result<()> {
+        if !threads {
+            return self.each_part(after, |part| take(part?).map(|()| true));
+        }
+        thread::scope(|scope| {
+            let (sender, parts) = bounded(1);
+            let asking = thread::Builder::new()
+                .name("replica-parts".to_owned())
+                .spawn_scoped(scope, move || {
+                    self.each_part(after, |part| Ok(sender.send(part).is_ok()))
+                })
+                .map_err(|error| Error::Internal(format!("start a thread: {error}")))?;
+            // A failure here drops the receiver, and that ends the thread.
+            parts.into_iter().try_for_each(|part| take(part?))?;
+            asking.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// Asks for part after part until there is no more, or `hand_over` wants none.
+    fn each_part(
+        &mut self,
+        mut after: Option<PageNumber>,
+        mut hand_over: impl FnMut(Result<Part>) -> Result<bool>,
+    ) -> Result<()> {
+        loop {
+            let part = self.part(after);
+            after = part.as_ref().ok().and_then(|(_, _, next)| *next);
+            if !hand_over(part)? || after.is_none() {
+                return Ok(());
+            }
         }
     }
 

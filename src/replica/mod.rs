@@ -9,6 +9,7 @@ pub mod follower;
 pub mod heal;
 pub mod registry;
 pub mod resolve;
+mod spooled;
 pub mod status;
 pub mod sync;
 mod verify;

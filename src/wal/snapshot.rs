@@ -1,6 +1,6 @@
 //! Reading pages at one commit, from the log and the database file.
 
-use super::frame::{FRAME_HEADER_BYTES, FrameHeader};
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameIndex};
 use super::read_lock::ReadLock;
 use super::{LogFile, SharedIndex, hash};
 use crate::error::{Error, Result};
@@ -75,36 +75,83 @@ impl<'a> Snapshot<'a> {
     /// Reads one page; `buffer` must have the page size. What lies beyond the end of the database
     /// file reads as zeros, as in SQLite.
     pub fn read_page(&self, number: PageNumber, buffer: &mut [u8]) -> Result<()> {
-        if buffer.len() != self.page_size.bytes() {
+        self.read_pages(&[number], buffer)
+    }
+
+    /// Reads pages one behind the other. Those that follow each other in the database file are
+    /// read with one call.
+    pub fn read_pages(&self, numbers: &[PageNumber], buffer: &mut [u8]) -> Result<()> {
+        let size = self.page_size.bytes();
+        if buffer.len() != numbers.len() * size {
             return Err(Error::Misuse("the buffer has not the page size".into()));
         }
+        let (mut numbers, mut buffer) = (numbers, buffer);
+        while let Some(&first) = numbers.first() {
+            let (run, frame) = self.run(first, numbers)?;
+            let (pages, rest) = buffer.split_at_mut(run * size);
+            let (stored, logged) = pages.split_at_mut((run - usize::from(frame.is_some())) * size);
+            if !stored.is_empty() {
+                let read = self.database.read(stored, first.offset(self.page_size))?;
+                stored[read..].fill(0);
+            }
+            if let Some(frame) = frame {
+                self.read_frame(numbers[run - 1], frame, logged)?;
+            }
+            (numbers, buffer) = (&numbers[run..], rest);
+        }
+        Ok(())
+    }
+
+    /// How many of `numbers`, from the front, are one piece of the database file; the last of them
+    /// may be in the log instead, then with its frame.
+    fn run(
+        &self,
+        first: PageNumber,
+        numbers: &[PageNumber],
+    ) -> Result<(usize, Option<FrameIndex>)> {
+        for (n, number) in numbers.iter().enumerate() {
+            if u64::from(number.get()) != u64::from(first.get()) + n as u64 {
+                return Ok((n, None));
+            }
+            if let Some(frame) = self.frame(*number)? {
+                return Ok((n + 1, Some(frame)));
+            }
+        }
+        Ok((numbers.len(), None))
+    }
+
+    /// The frame that has a page, where it is in the log.
+    fn frame(&self, number: PageNumber) -> Result<Option<FrameIndex>> {
         if number.get() > self.database_size || number == self.page_size.lock_page() {
             return Err(Error::Corrupt(format!(
                 "page {number} is not in a database of {} pages",
                 self.database_size
             )));
         }
-        if self.lock.slot() > 0 {
-            let header = self.lock.header();
-            let (min, max) = (self.lock.min_frame(), header.mx_frame);
-            if let Some(frame) = hash::find(self.index, number, min, max)? {
-                let mut bytes = [0; FRAME_HEADER_BYTES];
-                let offset = frame.offset(self.page_size);
-                let read = self.log.read(&mut bytes, offset)?
-                    + self.log.read(buffer, offset + FRAME_HEADER_BYTES as u64)?;
-                let right = FrameHeader::parse(&bytes).is_some_and(|found| found.page == number);
-                if !right || read < bytes.len() + buffer.len() {
-                    return Err(Error::Corrupt(format!(
-                        "frame {} of the log does not hold page {number}",
-                        frame.get()
-                    )));
-                }
-                return Ok(());
-            }
+        match self.lock.slot() {
+            0 => Ok(None),
+            _ => hash::find(
+                self.index,
+                number,
+                self.lock.min_frame(),
+                self.lock.header().mx_frame,
+            ),
         }
-        let read = self.database.read(buffer, number.offset(self.page_size))?;
-        buffer[read..].fill(0);
-        Ok(())
+    }
+
+    fn read_frame(&self, number: PageNumber, frame: FrameIndex, buffer: &mut [u8]) -> Result<()> {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        let offset = frame.offset(self.page_size);
+        let read = self.log.read(&mut bytes, offset)?
+            + self.log.read(buffer, offset + FRAME_HEADER_BYTES as u64)?;
+        let right = FrameHeader::parse(&bytes).is_some_and(|found| found.page == number);
+        match right && read == bytes.len() + buffer.len() {
+            true => Ok(()),
+            false => Err(Error::Corrupt(format!(
+                "frame {} of the log does not hold page {number}",
+                frame.get()
+            ))),
+        }
     }
 }
 
@@ -182,5 +229,33 @@ mod tests {
         assert!(read(2, 512).is_ok());
         world.log.truncate(32 + 24 + 500);
         assert!(matches!(read(2, 512), Err(Error::Corrupt(_))));
+    }
+
+    #[test]
+    fn many_pages_are_those_read_one_by_one() {
+        let mut world = World::new(512, 12);
+        world.append(&[3, 4, 9], 12).unwrap();
+        world.database.truncate(11 * 512 + 7);
+        let lock = ReadLock::begin(&world.index, Keep::Log).unwrap();
+        let snapshot = Snapshot::new(&world.index, &world.log, &world.database, &lock).unwrap();
+        for numbers in [
+            vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+            vec![1, 3, 4, 6, 7, 9],
+            vec![2, 5, 8, 10],
+            vec![9, 11, 12],
+            vec![4],
+            vec![],
+        ] {
+            let numbers: Vec<_> = numbers.into_iter().map(page).collect();
+            let mut together = vec![1; numbers.len() * 512];
+            snapshot.read_pages(&numbers, &mut together).unwrap();
+            for (number, found) in numbers.iter().zip(together.chunks(512)) {
+                let mut alone = [2; 512];
+                snapshot.read_page(*number, &mut alone).unwrap();
+                assert_eq!(found, alone, "{number:?} of {numbers:?}");
+            }
+        }
+        let outside = [page(12), page(13)];
+        assert!(snapshot.read_pages(&outside, &mut [0; 1024]).is_err());
     }
 }

@@ -11,6 +11,8 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+use bytes::Bytes;
+
 pub use self::delta::Delta;
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
@@ -63,15 +65,15 @@ pub struct Page {
 /// The content of a page as it travels.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PageData {
-    /// All of it, of the head's page size.
-    Full(Vec<u8>),
+    /// All of it, of the head's page size. The pages of a part share one buffer.
+    Full(Bytes),
     /// The difference from what it was at the asker's position.
     Delta(Delta),
 }
 
 impl Page {
     /// The page where deltas were not asked for.
-    pub fn into_full(self) -> Result<(PageNumber, Vec<u8>)> {
+    pub fn into_full(self) -> Result<(PageNumber, Bytes)> {
         match self.data {
             PageData::Full(data) => Ok((self.number, data)),
             PageData::Delta(_) => Err(Error::Internal(format!("{:?} is a delta", self.number))),

@@ -93,7 +93,7 @@ fn contents(head: Head) -> impl Strategy<Value = Response> {
                         base: PageHash::of(page(number), &data),
                         bytes: data[..1 + number as usize % 200].to_vec(),
                     }),
-                    _ => PageData::Full(data),
+                    _ => PageData::Full(data.into()),
                 };
                 Page {
                     number: page(number),

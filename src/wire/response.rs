@@ -23,6 +23,8 @@
 
 use std::io::Read;
 
+use bytes::Bytes;
+
 use super::records::{Kind, Limits, RecordReader, RecordWriter};
 use super::stream::{Reader, Writer, refused};
 use super::{Head, PART_HASHES, Page, PageData, Request, Response, part_pages};
@@ -177,23 +179,34 @@ fn pages(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
     };
     let limits = limits(&head, kinds, after, part_pages(head.page_size));
     let mut records = RecordReader::start(reader, limits)?;
-    let mut pages = Vec::new();
+    let size = head.page_size.bytes();
+    let (mut found, mut full) = (Vec::new(), Vec::new());
     while let Some((number, kind)) = records.next()? {
         if matches!(asked, Request::Pages(asked) if asked.pages.binary_search(&number).is_err()) {
             return Err(refused(format!("{number:?} was not asked for")));
         }
-        let data = match kind {
-            Kind::Delta => PageData::Delta(records.delta(head.page_size.bytes())?),
+        let delta = match kind {
+            Kind::Delta => Some(records.delta(size)?),
             _ => {
-                let mut data = vec![0; head.page_size.bytes()];
-                records.fill(&mut data)?;
-                PageData::Full(data)
+                let start = full.len();
+                full.resize(start + size, 0);
+                records.fill(&mut full[start..])?;
+                None
             }
         };
-        pages.push(Page { number, data });
+        found.push((number, delta));
     }
     let (next, reader) = records.finish()?;
     reader.finish()?;
+    let mut full = Bytes::from(full);
+    let page = |(number, delta): (_, Option<_>)| Page {
+        number,
+        data: match delta {
+            Some(delta) => PageData::Delta(delta),
+            None => PageData::Full(full.split_to(size)),
+        },
+    };
+    let pages = found.into_iter().map(page).collect();
     Ok(Response::Pages { head, pages, next })
 }
 

@@ -51,7 +51,7 @@ pub(super) fn ask_pages(pages: &[u32]) -> Request {
 fn some_pages(numbers: &[u32], next: Option<u32>) -> Response {
     let content = |number: &u32| Page {
         number: page(*number),
-        data: PageData::Full(vec![*number as u8; 512]),
+        data: PageData::Full(vec![*number as u8; 512].into()),
     };
     let pages = numbers.iter().map(content).collect();
     Response::Pages {
@@ -207,7 +207,7 @@ fn page_numbers_are_checked() {
         },
         pages: vec![Page {
             number: lock,
-            data: PageData::Full(vec![0; 65536]),
+            data: PageData::Full(vec![0; 65536].into()),
         }],
         next: None,
     };
@@ -322,7 +322,7 @@ fn parts_hold_no_more_than_they_may() {
         pages: (1..=count)
             .map(|n| Page {
                 number: page(n),
-                data: PageData::Full(vec![0; 65536]),
+                data: PageData::Full(vec![0; 65536].into()),
             })
             .collect(),
         next: None,
@@ -357,7 +357,7 @@ fn a_full_part_that_does_not_compress_fits() {
             noise.fill(&mut data);
             Page {
                 number: page(n),
-                data: PageData::Full(data),
+                data: PageData::Full(data.into()),
             }
         };
         let answer = Response::Pages {

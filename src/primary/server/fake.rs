@@ -37,7 +37,7 @@ pub(super) fn page(number: u32) -> Page {
     let data = vec![number as u8; head().page_size.bytes()];
     Page {
         number: PageNumber::new(number).unwrap(),
-        data: PageData::Full(data),
+        data: PageData::Full(data.into()),
     }
 }
 

@@ -82,7 +82,7 @@ fn number(number: u32) -> PageNumber {
 fn pages(lsn: u64, numbers: &[u32], next: Option<u32>) -> Response {
     let page = |n: &u32| Page {
         number: number(*n),
-        data: PageData::Full(vec![lsn as u8; 512]),
+        data: PageData::Full(vec![lsn as u8; 512].into()),
     };
     Response::Pages {
         head: head(lsn),
@@ -205,9 +205,11 @@ fn another_database_is_refused_in_the_middle_too() {
 
 #[test]
 fn an_answer_to_another_question_is_a_protocol_error() {
-    let remote = Scripted::new(vec![Response::UpToDate(head(7))]);
-    let result = Conversation::new(&remote, None).part(None);
-    assert!(matches!(result, Err(Error::Protocol(_))));
+    for threads in [false, true] {
+        let remote = Scripted::new(vec![Response::UpToDate(head(7))]);
+        let result = Conversation::new(&remote, None).parts(None, threads, |_| Ok(()));
+        assert!(matches!(result, Err(Error::Protocol(_))));
+    }
 }
 
 /// Has every page as `0x11`, or, at another position, as something else.
@@ -218,7 +220,7 @@ impl Bases for Known {
         let page = |page: Page| match &page.data {
             PageData::Full(data) => Ok(Some((page.number, data.clone()))),
             PageData::Delta(delta) => {
-                let page_of = |data| (page.number, data);
+                let page_of = |data: Vec<u8>| (page.number, data.into());
                 Ok(delta.apply(page.number, &[self.0; 512])?.map(page_of))
             }
         };
@@ -323,5 +325,72 @@ fn a_connection_that_breaks_after_each_part_is_made_anew() {
     let nothing_came: [fn(usize) -> bool; 2] = [|number| number == 1, |number| number > 1];
     for breaks in nothing_came {
         assert!(matches!(asked(breaks), Err(Error::Unreachable { .. })));
+    }
+}
+
+#[test]
+fn all_pages_come_part_by_part() {
+    for threads in [false, true] {
+        let remote = Scripted::new(vec![
+            pages(7, &[4, 5], Some(5)),
+            pages(7, &[6], Some(7)),
+            pages(8, &[9], None),
+        ]);
+        let mut conversation = Conversation::new(&remote, None);
+        let mut taken = Vec::new();
+        let take = |(head, pages, next): Part| {
+            let numbers: Vec<_> = pages.iter().map(|(number, _)| number.get()).collect();
+            taken.push((head.position.lsn.0, numbers, next.map(PageNumber::get)));
+            Ok(())
+        };
+        conversation.parts(Some(number(3)), threads, take).unwrap();
+        let expected = [
+            (7, vec![4, 5], Some(5)),
+            (7, vec![6], Some(7)),
+            (8, vec![9], None),
+        ];
+        assert_eq!(taken, expected);
+        assert_eq!(remote.asked_since(), [(0, 3), (0, 5), (0, 7)]);
+        assert_eq!(conversation.traffic.received, 30);
+    }
+}
+
+#[test]
+fn a_part_that_cannot_be_taken_ends_the_questions() {
+    for threads in [false, true] {
+        let part = |n: u32| pages(7, &[n], Some(n));
+        let remote = Scripted::new((1..=9).map(part).collect());
+        let taken = Conversation::new(&remote, None).parts(None, threads, |(_, pages, _)| {
+            match pages[0].0.get() {
+                2 => Err(Error::Busy("no room".to_owned())),
+                _ => Ok(()),
+            }
+        });
+        assert!(matches!(taken, Err(Error::Busy(_))));
+        // One in the hand, one waiting, one that could not be handed over any more.
+        let asked = remote.asked_since().len();
+        assert!(
+            asked >= 2 && asked <= if threads { 4 } else { 2 },
+            "{asked}"
+        );
+    }
+}
+
+#[test]
+fn a_line_that_breaks_for_good_ends_the_parts() {
+    for threads in [false, true] {
+        let remote = Scripted::new(vec![pages(7, &[1], Some(1)), pages(7, &[2], Some(2))]);
+        let breaking = Breaking {
+            remote: &remote,
+            breaks: |number| number > 2,
+            asked: Mutex::default(),
+        };
+        let mut taken = 0;
+        let result = Conversation::new(&breaking, None).parts(None, threads, |_| {
+            taken += 1;
+            Ok(())
+        });
+        assert!(matches!(result, Err(Error::Unreachable { .. })));
+        assert_eq!(taken, 2);
     }
 }

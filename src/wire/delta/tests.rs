@@ -99,9 +99,9 @@ fn a_delta(bytes: Vec<u8>) -> Response {
     Response::Pages {
         head: head(),
         pages: vec![
-            full(1, PageData::Full(vec![1; 512])),
+            full(1, PageData::Full(vec![1; 512].into())),
             full(2, PageData::Delta(delta)),
-            full(9, PageData::Full(vec![9; 512])),
+            full(9, PageData::Full(vec![9; 512].into())),
         ],
         next: None,
     }
