@@ -28,7 +28,11 @@ for crate in . tests; do
   fi
 done
 
+if has fmt; then
+  step "format of tests/fuzz" cargo fmt --manifest-path tests/fuzz/Cargo.toml --check
+fi
 step "unit tests" cargo test --lib
+step "fuzz targets" scripts/fuzz.sh 15
 step "the extension" cargo build --release
 export REPLICA_SO=$root/target/release/libreplica.so
 # The first failure does not hide the others, nor the counts.
