@@ -7,6 +7,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root/tests/fuzz"
 seconds=${1:-60}
+export CARGO_TARGET_DIR=$PWD/target
 
 # Stable flags of the compiler; what reads the coverage is libFuzzer, which libfuzzer-sys builds.
 export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -22,7 +23,7 @@ for target in "${targets[@]}"; do
   mkdir -p "target/corpus/$target" target/findings
   log=target/findings/$target.log
   if ! "target/$triple/release/$target" -max_total_time="$seconds" -seed=1 -max_len=8192 -timeout=10 \
-    -rss_limit_mb=1024 -malloc_limit_mb=128 -print_final_stats=1 -artifact_prefix="target/findings/$target-" \
+    -rss_limit_mb=512 -print_final_stats=1 -artifact_prefix="target/findings/$target-" \
     "target/corpus/$target" >"$log" 2>&1; then
     tail -40 "$log"
     echo "fuzz: $target found something" >&2
