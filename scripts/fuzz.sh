@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes everything that reads bytes of strangers, guided by coverage, for a fixed time per target.
+# Fuzzes what reads the wire, the log, the shared index and settings, guided by coverage, for a fixed time per target.
 # Fails when anything is found; what was found lies below tests/fuzz/target/findings.
 #
 #   scripts/fuzz.sh [seconds per target]        60 without an argument

@@ -134,11 +134,6 @@ impl HostConnection {
         // SAFETY: the connection is open, the name is NUL-terminated.
         unsafe { sqlite::sqlite3_db_readonly(self.0, schema.as_ptr()) == 1 }
     }
-
-    /// Whether this SQLite may be used by several threads, as serving does.
-    pub fn is_thread_safe(self) -> bool {
-        is_thread_safe()
-    }
 }
 
 /// Whether the host's SQLite was built for several threads: elsewhere the process may not be either.

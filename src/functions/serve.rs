@@ -6,6 +6,7 @@ use super::call::{Call, json};
 use crate::database::store::Store;
 use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
+use crate::ffi;
 use crate::primary::serve::{self, Options};
 use crate::replica::registry;
 use crate::vfs::register;
@@ -21,7 +22,7 @@ pub fn serve(call: &Call<'_>) -> Result<Option<String>> {
     call.refuse_in_write("replica_serve")?;
     let schema = options.schema.as_deref().unwrap_or("main");
     let path = may_serve(call, schema)?;
-    if !call.connection.is_thread_safe() {
+    if !ffi::is_thread_safe() {
         return Err(Error::Misuse(
             "this SQLite is built for one thread: it cannot serve, but it can follow".to_owned(),
         ));

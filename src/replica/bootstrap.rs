@@ -157,7 +157,7 @@ fn fetch_all<'a>(
             spooled.append(&pages)?;
             parts += 1;
             match next.is_some() && parts % PARTS_PER_SYNC == 0 {
-                true => rest(replica, spool, spooled, *first, head.database),
+                true => record(replica, spool, spooled, *first, head.database),
                 false => Ok(()),
             }
         },
@@ -172,7 +172,7 @@ fn holds(spool: &dyn Spool, progress: &Progress) -> Result<bool> {
 }
 
 /// Makes durable what is there, and records it.
-fn rest(
+fn record(
     replica: &Replica,
     spool: &dyn Spool,
     spooled: &Spooled<'_>,
