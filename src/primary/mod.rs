@@ -9,6 +9,7 @@ mod resume;
 mod ring;
 pub mod serve;
 pub mod server;
+pub mod signals;
 pub mod tokens;
 
 pub use serve::served_page_size;

@@ -4,25 +4,22 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Once};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::{SigId, flag};
 
 use super::answer::Primary;
 use super::server::tls::Tls;
 use super::server::{self, Database, Listening, Server, address};
+use super::signals::EndSignals;
 use super::tokens::Tokens;
 use crate::database::host::Host;
 use crate::database::store::Store;
 use crate::error::{Error, Result};
-use crate::ffi;
 use crate::last_error;
 
 /// How often commits are captured when nobody asks for them.
@@ -289,63 +286,11 @@ pub fn served_page_size(path: &Path) -> Option<Option<u32>> {
 }
 
 /// Blocks until the database is no longer served, or a signal asks for the end.
-pub fn wait(path: &Path) -> Result<()> {
-    let signals = EndSignals::catch().map_err(|source| Error::File {
-        action: "handle signals for",
-        path: path.display().to_string(),
-        source,
-    })?;
-    while find(path).is_some() && !signals.seen.load(Ordering::Relaxed) {
+pub fn wait(path: &Path, signals: &EndSignals) {
+    while find(path).is_some() && !signals.seen() {
         thread::sleep(Duration::from_millis(20));
     }
     stop(path);
-    Ok(())
-}
-
-/// SIGINT and SIGTERM, caught until dropped.
-struct EndSignals {
-    seen: Arc<AtomicBool>,
-    ids: Vec<SigId>,
-}
-
-/// Whether nobody waits: then a signal ends the process again, as if it had never been caught. (A
-/// handler, once there, cannot be taken away safely.)
-static NOBODY_WAITS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-impl EndSignals {
-    fn catch() -> std::io::Result<Self> {
-        static DEFAULTS: Once = Once::new();
-        let mut signals = Self {
-            seen: Arc::default(),
-            ids: Vec::new(),
-        };
-        NOBODY_WAITS.store(false, Ordering::SeqCst);
-        let mut result = Ok(());
-        DEFAULTS.call_once(|| {
-            result = [SIGINT, SIGTERM]
-                .into_iter()
-                .filter(|signal| ffi::has_default_action(*signal))
-                .try_for_each(|signal| {
-                    flag::register_conditional_default(signal, Arc::clone(&NOBODY_WAITS)).map(drop)
-                });
-        });
-        result?;
-        for signal in [SIGINT, SIGTERM] {
-            signals
-                .ids
-                .push(flag::register(signal, Arc::clone(&signals.seen))?);
-        }
-        Ok(signals)
-    }
-}
-
-impl Drop for EndSignals {
-    fn drop(&mut self) {
-        NOBODY_WAITS.store(true, Ordering::SeqCst);
-        for id in self.ids.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
-    }
 }
 
 fn name_of(path: &Path, options: &Options) -> Result<String> {
