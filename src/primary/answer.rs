@@ -1,9 +1,11 @@
 //! Answering replicas: pages and hashes at a snapshot that is labelled with its exact position.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
@@ -36,6 +38,8 @@ pub struct Primary {
     /// Runs of the capture for requests: how many began, and the newest that came to an end.
     begun_runs: AtomicU64,
     finished_run: AtomicU64,
+    /// Dropped last, after all files.
+    open: (Sender<Infallible>, Receiver<Infallible>),
 }
 
 /// An own way into database and store for one request at a time.
@@ -56,7 +60,13 @@ impl Primary {
             readers: Mutex::default(),
             begun_runs: AtomicU64::new(0),
             finished_run: AtomicU64::new(0),
+            open: bounded(0),
         })
+    }
+
+    /// Disconnected once nobody uses this any more and its files are closed.
+    pub fn closed(&self) -> Receiver<Infallible> {
+        self.open.1.clone()
     }
 
     /// The database file.

@@ -11,5 +11,6 @@ pub mod serve;
 pub mod server;
 pub mod signals;
 pub mod tokens;
+mod worker;
 
 pub use serve::served_page_size;
