@@ -28,29 +28,30 @@ struct Catching {
 
 static CATCHING: LazyLock<Mutex<Catching>> = LazyLock::new(Mutex::default);
 
-/// Whether nobody waits: then a signal ends the process again, as if it had never been caught. (A
+/// Whether nobody waits: then a signal ends the process, as if it had never been caught. (A
 /// handler, once there, cannot be taken away safely.)
-static NOBODY_WAITS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+static NOBODY_WAITS: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(true)));
 
 impl EndSignals {
-    /// From here on they no longer end the process.
+    /// From here on they no longer end the process. At no moment is one ignored: until then it
+    /// does what it did.
     pub fn catch() -> io::Result<Self> {
         let mut catching = CATCHING.lock();
+        catching.keep_defaults()?;
+        let seen = Arc::default();
+        let mut ids = Vec::new();
+        for signal in [SIGINT, SIGTERM] {
+            match flag::register(signal, Arc::clone(&seen)) {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    unregister(&mut ids);
+                    return Err(error);
+                }
+            }
+        }
         catching.waits += 1;
         NOBODY_WAITS.store(false, Ordering::SeqCst);
-        drop(catching);
-        // From here on an error undoes what was done.
-        let mut signals = Self {
-            seen: Arc::default(),
-            ids: Vec::new(),
-        };
-        keep_defaults()?;
-        for signal in [SIGINT, SIGTERM] {
-            signals
-                .ids
-                .push(flag::register(signal, Arc::clone(&signals.seen))?);
-        }
-        Ok(signals)
+        Ok(Self { seen, ids })
     }
 
     /// Whether one has come.
@@ -61,26 +62,31 @@ impl EndSignals {
 
 impl Drop for EndSignals {
     fn drop(&mut self) {
-        for id in self.ids.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
         let mut catching = CATCHING.lock();
         catching.waits -= 1;
         // Another connection may wait still.
         NOBODY_WAITS.store(catching.waits == 0, Ordering::SeqCst);
+        unregister(&mut self.ids);
     }
 }
 
-/// Once in a process: what the signals do while nobody waits stays what it was.
-fn keep_defaults() -> io::Result<()> {
-    let mut catching = CATCHING.lock();
-    if !catching.defaults {
-        for signal in [SIGINT, SIGTERM] {
-            if ffi::has_default_action(signal) {
-                flag::register_conditional_default(signal, Arc::clone(&NOBODY_WAITS))?;
+impl Catching {
+    /// Once in a process: what the signals do while nobody waits stays what it was.
+    fn keep_defaults(&mut self) -> io::Result<()> {
+        if !self.defaults {
+            for signal in [SIGINT, SIGTERM] {
+                if ffi::has_default_action(signal) {
+                    flag::register_conditional_default(signal, Arc::clone(&NOBODY_WAITS))?;
+                }
             }
+            self.defaults = true;
         }
-        catching.defaults = true;
+        Ok(())
     }
-    Ok(())
+}
+
+fn unregister(ids: &mut Vec<SigId>) {
+    for id in ids.drain(..) {
+        signal_hook::low_level::unregister(id);
+    }
 }
