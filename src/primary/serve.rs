@@ -298,13 +298,13 @@ type Stopped = (Arc<Served>, Option<Server>);
 
 /// Never under the lock of the registry: it waits for answers under way.
 fn end((served, server): Stopped) {
-    // The server knows by itself that a fork's child has none of the threads.
-    drop(server);
     if served.process != process::id() {
-        // Nor has the child any of the locks: its SQLite must not act as if it had.
-        std::mem::forget(served);
+        // A fork's child has none of the threads, and none of the locks: nothing of it may act as
+        // if it had.
+        std::mem::forget((served, server));
         return;
     }
+    drop(server);
     let closed = served.primary.closed();
     drop(served);
     if closed.recv_timeout(LAST_ANSWERS) == Err(RecvTimeoutError::Timeout) {

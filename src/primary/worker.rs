@@ -1,7 +1,7 @@
 //! The thread that captures commits nobody asks for, and keeps the log short.
 
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -14,12 +14,9 @@ use crate::last_error;
 /// How often commits are captured when nobody asks for them.
 const CAPTURE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The thread that captures between requests. Dropping it ends it.
-pub struct Worker {
-    /// Dropped to tell it.
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+/// The thread that captures between requests. Dropping it ends it, after what it is at: whoever
+/// needs the files closed waits for [`Primary::closed`].
+pub struct Worker(#[expect(dead_code, reason = "dropped to tell the thread")] Sender<()>);
 
 impl Worker {
     /// Starts it.
@@ -27,7 +24,7 @@ impl Worker {
         let (stop, stopped) = bounded(0);
         // A weak reference: the worker must not keep a stopped primary's files open.
         let primary = Arc::downgrade(primary);
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("replica-capture".to_owned())
             .spawn(move || work(&stopped, &primary))
             .map_err(|source| Error::File {
@@ -35,24 +32,11 @@ impl Worker {
                 path: "the capture thread".to_owned(),
                 source,
             })?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Self(stop))
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic has been told by its hook.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn work(stop: &Receiver<()>, primary: &std::sync::Weak<Primary>) {
+fn work(stop: &Receiver<()>, primary: &Weak<Primary>) {
     let mut failed = false;
     let mut pause = CAPTURE_INTERVAL;
     while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
