@@ -149,6 +149,24 @@ fn the_bundled_sqlite_closes_what_it_serves() {
 }
 
 #[test]
+fn a_database_closed_while_the_process_exits_is_closed_like_any_other() {
+    let files = Files::new();
+    let mut host = Host::bundled();
+    host.open("main", &uri(&files.app, ""));
+    let url = json(&host.sql("main", SERVE), "$.url");
+    drop(files.replica(&url));
+    host.sql("main", WRITE);
+    host.close_at_exit("main");
+    host.process().close_input();
+    let status = host.process().wait();
+    assert_eq!(status.code(), Some(0), "{status}");
+    let errors = host.process().remaining_errors();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_closed(&files.app, "at exit");
+    assert_eq!(value(&files.app, "SELECT text FROM note LIMIT 1"), "newer");
+}
+
+#[test]
 fn an_attached_database_is_served_until_it_is_detached() {
     let files = Files::new();
     let mut shell = Shell::with_extension();
