@@ -1,8 +1,10 @@
 //! The last connection of a process closes a served database: it is served no longer, and what lies on the disk is what
 //! any SQLite program leaves there.
 
+use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use harness::{
     Files, Host, Shell, assert_intact, assert_same, image::value, json, side_file, side_files, uri,
@@ -164,6 +166,31 @@ fn a_database_closed_while_the_process_exits_is_closed_like_any_other() {
     assert!(errors.is_empty(), "{errors:?}");
     assert_closed(&files.app, "at exit");
     assert_eq!(value(&files.app, "SELECT text FROM note LIMIT 1"), "newer");
+}
+
+/// A request whose body does not come is no answer under way: nobody waits for it, nor does it keep files open.
+#[test]
+fn a_close_does_not_wait_for_a_request_that_does_not_come() {
+    let files = Files::new();
+    let second = files.path("second.db");
+    harness::notes(&second);
+    let mut host = Host::python();
+    host.open("main", &uri(&files.app, ""));
+    host.open("second", &uri(&second, ""));
+    let url = json(&host.sql("main", SERVE), "$.url");
+    // The address stays in use, and with it the connection.
+    let serve = format!("SELECT replica_serve('{}')", address(&url));
+    host.sql("second", &serve);
+    let mut slow = TcpStream::connect(address(&url)).expect("connect");
+    let head = "POST /app/v1/pull HTTP/1.1\r\nHost: app\r\nContent-Length: 1000\r\n\r\n";
+    slow.write_all(head.as_bytes()).expect("send");
+    // Until the request has surely been read.
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    host.close_connection("main");
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_secs(5), "the close took {taken:?}");
+    assert_closed(&files.app, "a slow request");
 }
 
 #[test]
