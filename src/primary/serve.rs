@@ -1,6 +1,7 @@
 //! What this process serves: databases by path, servers by address.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -144,7 +145,7 @@ fn add(
     let url = format!("{scheme}://{address}/{name}");
     let worker = Worker::start(&primary)?;
     let mut serving = SERVING.lock();
-    serving.add(address, &name, (&primary, &tokens), options)?;
+    serving.add(listening, &name, (&primary, &tokens), options)?;
     let served = Served {
         primary,
         tokens,
@@ -221,15 +222,18 @@ impl Registry {
         Ok(listening)
     }
 
+    /// Adds a database to a server; where that stopped meanwhile, because the last of its
+    /// databases was closed, to a new one.
     fn add(
-        &self,
-        address: SocketAddr,
+        &mut self,
+        listening: &Listening,
         name: &str,
         (primary, tokens): (&Arc<Primary>, &Arc<Tokens>),
         options: &Options,
     ) -> Result<()> {
-        let Some(server) = self.servers.get(&address) else {
-            return Ok(());
+        let server = match self.servers.entry(listening.address) {
+            Entry::Occupied(server) => server.into_mut(),
+            Entry::Vacant(place) => place.insert(Server::start(listening.clone())?),
         };
         let requests = options.requests_per_second;
         let database = Database {
