@@ -69,6 +69,40 @@ fn a_sole_writer_without_a_busy_timeout_is_not_locked_out_and_its_log_stays_smal
     write_without_rest("FULL");
 }
 
+/// A log too long to be left alone, which an old reader keeps, and a writer in whose transaction it cannot be begun anew.
+#[test]
+fn replicas_do_not_wait_for_a_writer_that_keeps_its_transaction_open() {
+    let files = Files::new();
+    let mut primary = files.primary();
+    let mut replica = files.replica(primary.url());
+    let mut reader = Host::plain_python();
+    reader.open("main", files.app.to_str().expect("UTF-8"));
+    reader.sql("main", "BEGIN");
+    reader.sql("main", "SELECT count(*) FROM note");
+    let mut writer = Host::plain_python();
+    writer.open("main", files.app.to_str().expect("UTF-8"));
+    // 40 MiB in one transaction.
+    writer.sql("main", "UPDATE note SET extra = randomblob(40000)");
+    writer.sql("main", "BEGIN IMMEDIATE");
+    replica.sync();
+    // The server has noticed by then that the log is long.
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    let mut syncs = 0;
+    while begun.elapsed() < Duration::from_secs(3) {
+        replica.sync();
+        syncs += 1;
+    }
+    println!("{syncs} syncs in three seconds");
+    // Thirty, where each waits for a tenth of a second; some thousand where none does.
+    assert!(syncs > 100, "{syncs} syncs in three seconds");
+    writer.sql("main", "COMMIT");
+    reader.sql("main", "COMMIT");
+    primary.sql("UPDATE note SET text = 'newer'");
+    replica.sync();
+    assert_same(&files.app, &files.copy, "in the end");
+}
+
 /// Who sees the port may send the signal, however early: it ends the wait and not the process.
 #[test]
 fn a_signal_as_soon_as_the_port_is_there_ends_the_wait_only() {

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod capture;
+mod checkpointer;
 pub mod history;
 mod images;
 mod resume;

@@ -2,17 +2,13 @@
 
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::MutexGuard;
 
 use super::answer::Primary;
+use super::checkpointer::REST;
 use crate::error::{Error, Result};
 use crate::last_error;
-
-/// How often commits are captured when nobody asks for them.
-const CAPTURE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The thread that captures between requests. Dropping it ends it, after what it is at: whoever
 /// needs the files closed waits for [`Primary::closed`].
@@ -38,29 +34,17 @@ impl Worker {
 
 fn work(stop: &Receiver<()>, primary: &Weak<Primary>) {
     let mut failed = false;
-    let mut pause = CAPTURE_INTERVAL;
+    let mut pause = REST;
     while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let Some(primary) = primary.upgrade() else {
             return;
         };
-        let mut capture = primary.capture();
-        pause = CAPTURE_INTERVAL;
-        let looked = capture.run().and_then(|()| capture.checkpoint_if_grown());
-        // Replicas that wait come first.
-        MutexGuard::unlock_fair(capture);
-        match looked {
-            Ok(short) => {
-                failed = false;
-                if !short {
-                    pause = Duration::from_millis(1);
-                }
-            }
+        let captured = primary.capture_and_checkpoint();
+        if let (Err(error), false) = (&captured, failed) {
             // Said once, not ten times a second.
-            Err(error) if !failed => {
-                last_error::note(&error);
-                failed = true;
-            }
-            Err(_) => {}
+            last_error::note(error);
         }
+        failed = captured.is_err();
+        pause = captured.unwrap_or(REST);
     }
 }
