@@ -1,6 +1,6 @@
 //! Functions of a primary.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::call::{Call, json};
 use crate::database::store::Store;
@@ -8,6 +8,7 @@ use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::primary::serve::{self, Options};
+use crate::primary::signals::EndSignals;
 use crate::replica::registry;
 use crate::vfs::register;
 
@@ -28,11 +29,24 @@ pub fn serve(call: &Call<'_>) -> Result<Option<String>> {
         ));
     }
     call.connection.ensure_busy_timeout()?;
+    // Before anybody can see that the database is served: whoever does may send a signal.
+    let signals = match options.wait {
+        true => Some(catch_signals(&path)?),
+        false => None,
+    };
     let serving = serve::serve(&register::host()?, &path, &address, &options)?;
-    if options.wait {
-        serve::wait(&path)?;
+    if let Some(signals) = signals {
+        serve::wait(&path, &signals);
     }
     json(&serving)
+}
+
+fn catch_signals(path: &Path) -> Result<EndSignals> {
+    EndSignals::catch().map_err(|source| Error::File {
+        action: "handle signals for",
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 /// The file of a schema that can be a primary.

@@ -1,12 +1,16 @@
 //! Answering replicas: pages and hashes at a snapshot that is labelled with its exact position.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
+use super::checkpointer::Checkpointer;
 use super::ring::Ring;
 use super::server::Service;
 use crate::database::handle::Handle;
@@ -31,11 +35,14 @@ pub struct Primary {
     host: Arc<dyn Host>,
     path: std::path::PathBuf,
     capture: Mutex<Capture>,
+    checkpointer: Mutex<Checkpointer>,
     ring: Arc<Mutex<Ring>>,
     readers: Mutex<Vec<Reader>>,
     /// Runs of the capture for requests: how many began, and the newest that came to an end.
     begun_runs: AtomicU64,
     finished_run: AtomicU64,
+    /// Dropped last, after all files.
+    open: (Sender<Infallible>, Receiver<Infallible>),
 }
 
 /// An own way into database and store for one request at a time.
@@ -48,15 +55,23 @@ impl Primary {
     /// Begins to capture the database at `path`.
     pub fn begin(host: Arc<dyn Host>, path: &std::path::Path) -> Result<Self> {
         let capture = Capture::begin(Arc::clone(&host), path)?;
+        let checkpointer = Checkpointer::open(Arc::clone(&host), path)?;
         Ok(Self {
             host,
             path: path.to_owned(),
             ring: capture.ring(),
             capture: Mutex::new(capture),
+            checkpointer: Mutex::new(checkpointer),
             readers: Mutex::default(),
             begun_runs: AtomicU64::new(0),
             finished_run: AtomicU64::new(0),
+            open: bounded(0),
         })
+    }
+
+    /// Disconnected once nobody uses this any more and its files are closed.
+    pub fn closed(&self) -> Receiver<Infallible> {
+        self.open.1.clone()
     }
 
     /// The database file.
@@ -67,6 +82,11 @@ impl Primary {
     /// The capture, for one thread at a time.
     pub fn capture(&self) -> MutexGuard<'_, Capture> {
         self.capture.lock()
+    }
+
+    /// Captures, and keeps the log short. Returns how long to rest before the next time.
+    pub fn capture_and_checkpoint(&self) -> Result<Duration> {
+        self.checkpointer.lock().run(&self.capture)
     }
 
     fn take_reader(&self) -> Result<Reader> {

@@ -19,21 +19,13 @@ use crate::database::scan;
 use crate::database::store::{State, Store};
 use crate::error::{Error, Result, StoreContext};
 use crate::position::DatabaseId;
+use crate::wal::SharedIndex;
 use crate::wal::anchor::Anchor;
 use crate::wal::apply::Writer;
-use crate::wal::frame::Salts;
 use crate::wal::frames::transactions;
 use crate::wal::index::IndexHeader;
 use crate::wal::read_lock::{Keep, ReadLock};
-use crate::wal::{Lock, SharedIndex};
 use crate::wire::Head;
-
-/// Log size in bytes from which the capture checkpoints.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
-
-/// Log size in bytes from which the capture holds writers back for the moment a checkpoint takes,
-/// so that the log can begin anew.
-const RESTART_BYTES: u64 = 16 << 20;
 
 /// Rounds of one run: more than one only where frames are repaired.
 const ATTEMPTS: usize = 100;
@@ -42,18 +34,9 @@ const ATTEMPTS: usize = 100;
 enum Captured {
     /// Everything up to the header is recorded.
     All,
-    /// Nothing yet: frames were put right first, or are being written.
-    Repaired,
+    /// Nothing yet: frames behind the anchor must be put right first.
+    Broken(Anchor),
 }
-
-/// Checkpoints beside a busy writer before it is held back.
-const COPIES: usize = 3;
-
-/// How long the capture tries to hold writers back.
-const PATIENCE: Duration = Duration::from_millis(100);
-
-/// How long writers are held back, at most, so that the log can begin anew.
-const HELD_BACK: Duration = Duration::from_millis(250);
 
 /// Why a run stops for a repair.
 const BROKEN: &str = "frames of the log have wrong salts or checksums";
@@ -134,6 +117,15 @@ impl Capture {
 
     /// Captures every commit made before the call. Afterwards the store holds them durably.
     pub fn run(&mut self) -> Result<()> {
+        self.run_with(None)
+    }
+
+    /// As [`run`](Capture::run), for a caller who has the write lock.
+    pub fn run_under(&mut self, writer: &mut Writer<'_>) -> Result<()> {
+        self.run_with(Some(writer))
+    }
+
+    fn run_with(&mut self, mut writer: Option<&mut Writer<'_>>) -> Result<()> {
         for _ in 0..ATTEMPTS {
             // One round is enough: a busy writer is always ahead again.
             if self.handle.header()? == self.captured {
@@ -142,7 +134,7 @@ impl Capture {
             let now = self.hold_log()?;
             match self.capture_to(&now) {
                 Ok(Captured::All) => return Ok(()),
-                Ok(Captured::Repaired) => {}
+                Ok(Captured::Broken(from)) => self.repair(&from, writer.as_deref_mut())?,
                 Err(Error::Corrupt(reason)) => {
                     log::warn!(target: "replica", "{}: {reason}; all pages are compared", self.path.display());
                     return self.compare();
@@ -161,67 +153,10 @@ impl Capture {
         ReadLock::join(index, &self.lock)
     }
 
-    /// Keeps the log bounded. Up to [`RESTART_BYTES`] nobody waits for it, and from twice that on
-    /// writers wait at once. False where the log is still too long.
-    pub fn checkpoint_if_grown(&mut self) -> Result<bool> {
-        let bytes = self.log_bytes()?;
-        if bytes <= CHECKPOINT_BYTES {
-            return Ok(true);
-        }
-        let copies = if bytes > 2 * RESTART_BYTES { 0 } else { COPIES };
-        for _ in 0..copies {
-            self.run()?;
-            self.handle.checkpoint()?;
-            if self.let_go_of_log()? || bytes <= RESTART_BYTES {
-                return Ok(true);
-            }
-        }
-        self.checkpoint_all()?;
-        Ok(self.log_bytes()? <= RESTART_BYTES)
-    }
-
     /// Size in bytes of the frames in use.
     pub fn log_bytes(&self) -> Result<u64> {
         let header = self.handle.header()?;
         Ok(u64::from(header.mx_frame) * u64::from(self.state.page_size.get() + 24))
-    }
-
-    /// With writers held back, captures and copies what little is left, and moves the read lock
-    /// off the log: the next writer begins it anew.
-    fn checkpoint_all(&mut self) -> Result<()> {
-        let begun = Instant::now();
-        // A writer that never rests lets go of the lock for moments only. Not by a Writer: that
-        // would borrow self.
-        while !self.handle.files.index.lock_exclusive(Lock::Write)? {
-            if begun.elapsed() > PATIENCE {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_micros(20));
-        }
-        let result = self.run().and_then(|()| self.begin_log_anew());
-        self.handle.files.index.unlock_exclusive(Lock::Write);
-        result
-    }
-
-    /// Copies what is left and begins the log anew, under WAL_WRITE: the next writer would miss its
-    /// chance whenever a replica is reading just then. Waits a little for readers of the log, and
-    /// for a checkpoint of somebody else.
-    fn begin_log_anew(&mut self) -> Result<()> {
-        let begun = Instant::now();
-        let mut salts = [0; 8];
-        salts.copy_from_slice(&self.host.random()?[..8]);
-        while begun.elapsed() < HELD_BACK {
-            self.handle.checkpoint()?;
-            if self.let_go_of_log()? {
-                let mut writer = Writer::under_lock(&*self.handle.files.index)?;
-                writer.restart(Salts(salts))?;
-                if writer.header().mx_frame == 0 {
-                    break;
-                }
-            }
-            thread::sleep(Duration::from_micros(500));
-        }
-        Ok(())
     }
 
     /// Moves the read lock to the newest commit, so that the log stays from there on too.
@@ -236,7 +171,7 @@ impl Capture {
 
     /// Where everything is in the database file, lets the log begin anew with the next commit.
     /// False where there are commits that are not captured, or not copied.
-    fn let_go_of_log(&mut self) -> Result<bool> {
+    pub fn let_go_of_log(&mut self) -> Result<bool> {
         let captured = self.captured;
         let changed = scan::change_read(
             &self.handle,
@@ -287,21 +222,25 @@ impl Capture {
                 (self.state, self.captured) = (state, *now);
                 Ok(Captured::All)
             }
-            Err(Error::Busy(reason)) if reason == BROKEN => {
-                self.repair(&from).map(|()| Captured::Repaired)
-            }
+            Err(Error::Busy(reason)) if reason == BROKEN => Ok(Captured::Broken(from)),
             Err(error) => Err(error),
         }
     }
 
-    /// Puts live frames right that recovery would refuse, before anybody relies on them.
-    fn repair(&self, from: &Anchor) -> Result<()> {
+    /// Puts live frames right that recovery would refuse, before anybody relies on them: under the
+    /// caller's write lock, or when nobody has it.
+    fn repair(&self, from: &Anchor, writer: Option<&mut Writer<'_>>) -> Result<()> {
         let files = &self.handle.files;
-        let Some(mut writer) = Writer::try_begin(&*files.index)? else {
-            thread::sleep(Duration::from_millis(1));
-            return Ok(());
+        match writer {
+            Some(writer) => writer.repair(&*files.log, from)?,
+            None => match Writer::try_begin(&*files.index)? {
+                Some(mut writer) => writer.repair(&*files.log, from)?,
+                None => {
+                    thread::sleep(Duration::from_millis(1));
+                    return Ok(());
+                }
+            },
         };
-        writer.repair(&*files.log, from)?;
         log::warn!(
             target: "replica",
             "{}: frame headers that a crash would have lost were repaired",

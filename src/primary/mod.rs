@@ -3,12 +3,15 @@
 
 pub mod answer;
 pub mod capture;
+mod checkpointer;
 pub mod history;
 mod images;
 mod resume;
 mod ring;
 pub mod serve;
 pub mod server;
+pub mod signals;
 pub mod tokens;
+mod worker;
 
 pub use serve::served_page_size;

@@ -1,32 +1,31 @@
 //! What this process serves: databases by path, servers by address.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Once};
+use std::process;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use parking_lot::{Mutex, MutexGuard};
+use crossbeam_channel::RecvTimeoutError;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::{SigId, flag};
 
 use super::answer::Primary;
 use super::server::tls::Tls;
 use super::server::{self, Database, Listening, Server, address};
+use super::signals::EndSignals;
 use super::tokens::Tokens;
+use super::worker::Worker;
 use crate::database::host::Host;
 use crate::database::store::Store;
 use crate::error::{Error, Result};
-use crate::ffi;
-use crate::last_error;
 
-/// How often commits are captured when nobody asks for them.
-const CAPTURE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long whoever stops serving waits for answers under way.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 /// Options of `replica_serve`.
 #[derive(Deserialize, Default)]
@@ -87,14 +86,17 @@ pub struct Served {
     pub page_size: u32,
     name: String,
     address: SocketAddr,
-    /// Dropped to end the worker.
-    _worker: Sender<()>,
+    /// Ends with it.
+    _worker: Worker,
+    process: u32,
 }
 
 #[derive(Default)]
 struct Registry {
     databases: HashMap<PathBuf, Arc<Served>>,
     servers: HashMap<SocketAddr, Server>,
+    /// How many connections of the host have a database open.
+    opened: HashMap<PathBuf, usize>,
 }
 
 static SERVING: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
@@ -141,9 +143,9 @@ fn add(
     let address = listening.address;
     let scheme = listening.tls.as_ref().map_or("http", |_| "https");
     let url = format!("{scheme}://{address}/{name}");
-    let worker = start_worker(&primary)?;
+    let worker = Worker::start(&primary)?;
     let mut serving = SERVING.lock();
-    serving.add(address, &name, (&primary, &tokens), options)?;
+    serving.add(listening, &name, (&primary, &tokens), options)?;
     let served = Served {
         primary,
         tokens,
@@ -152,6 +154,7 @@ fn add(
         name: name.clone(),
         address,
         _worker: worker,
+        process: process::id(),
     };
     serving.databases.insert(path.to_owned(), Arc::new(served));
     Ok(Serving {
@@ -219,15 +222,18 @@ impl Registry {
         Ok(listening)
     }
 
+    /// Adds a database to a server; where that stopped meanwhile, because the last of its
+    /// databases was closed, to a new one.
     fn add(
-        &self,
-        address: SocketAddr,
+        &mut self,
+        listening: &Listening,
         name: &str,
         (primary, tokens): (&Arc<Primary>, &Arc<Tokens>),
         options: &Options,
     ) -> Result<()> {
-        let Some(server) = self.servers.get(&address) else {
-            return Ok(());
+        let server = match self.servers.entry(listening.address) {
+            Entry::Occupied(server) => server.into_mut(),
+            Entry::Vacant(place) => place.insert(Server::start(listening.clone())?),
         };
         let requests = options.requests_per_second;
         let database = Database {
@@ -236,6 +242,27 @@ impl Registry {
             requests_per_second: requests.map_or(server::REQUESTS_PER_SECOND, Into::into),
         };
         server.add(name, database)
+    }
+
+    /// Takes a database out; the caller ends it.
+    fn take_out(&mut self, path: &Path) -> Option<Stopped> {
+        let served = self.databases.remove(path)?;
+        if let Some(server) = self.servers.get(&served.address) {
+            server.remove(&served.name);
+        }
+        let server = self.stop_if_idle(served.address);
+        Some((served, server))
+    }
+
+    /// A connection has closed a database: without another one it is served no longer.
+    fn closed(&mut self, path: &Path) -> Option<Stopped> {
+        let opened = self.opened.get_mut(path)?;
+        *opened -= 1;
+        if *opened > 0 {
+            return None;
+        }
+        self.opened.remove(path);
+        self.take_out(path)
     }
 
     /// Takes the server out when it serves nothing any more; the caller ends it.
@@ -257,24 +284,62 @@ pub fn tokens(host: &Arc<dyn Host>, path: &Path) -> Result<Arc<Tokens>> {
     }
 }
 
-/// Stops serving the database at `path`; false when it was not served.
+/// Stops serving the database at `path`; false when it was not served. Afterwards none of its
+/// files is open here any more, unless an answer takes longer than [`LAST_ANSWERS`].
 pub fn stop(path: &Path) -> bool {
-    let (served, server) = {
-        let mut serving = SERVING.lock();
-        let Some(served) = serving.databases.remove(path) else {
-            return false;
-        };
-        if let Some(server) = serving.servers.get(&served.address) {
-            server.remove(&served.name);
+    let stopped = SERVING.lock().take_out(path);
+    match stopped {
+        Some(stopped) => {
+            end(stopped);
+            true
         }
-        let server = serving.stop_if_idle(served.address);
-        (served, server)
-    };
-    if let Some(server) = server {
-        server.stop();
+        None => false,
     }
+}
+
+/// A database no longer served, and its server if that served nothing else.
+type Stopped = (Arc<Served>, Option<Server>);
+
+/// Never under the lock of the registry: it waits for answers under way.
+fn end((served, server): Stopped) {
+    if served.process != process::id() {
+        // A fork's child has none of the threads, and none of the locks: nothing of it may act as
+        // if it had.
+        std::mem::forget((served, server));
+        return;
+    }
+    drop(server);
+    let closed = served.primary.closed();
     drop(served);
-    true
+    if closed.recv_timeout(LAST_ANSWERS) == Err(RecvTimeoutError::Timeout) {
+        log::warn!(target: "replica", "an answer is still under way; it closes the database");
+    }
+}
+
+/// A connection of the host that has a database open, until dropped: after the file was closed.
+///
+/// A database is served for as long as some connection of the process has it open. SQLite removes
+/// the log when the last connection closes it, which no program should have to prepare for; with
+/// the files of the capture open it would stay, and be taken for the log of whatever file is put
+/// in this one's place.
+pub struct Opened(PathBuf);
+
+impl Opened {
+    /// Counts a connection that is about to open the database at `path`.
+    pub fn new(path: &Path) -> Self {
+        let mut serving = SERVING.lock();
+        *serving.opened.entry(path.to_owned()).or_default() += 1;
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let stopped = SERVING.lock().closed(&self.0);
+        if let Some(stopped) = stopped {
+            end(stopped);
+        }
+    }
 }
 
 /// The database at `path`, if this process serves it.
@@ -289,63 +354,11 @@ pub fn served_page_size(path: &Path) -> Option<Option<u32>> {
 }
 
 /// Blocks until the database is no longer served, or a signal asks for the end.
-pub fn wait(path: &Path) -> Result<()> {
-    let signals = EndSignals::catch().map_err(|source| Error::File {
-        action: "handle signals for",
-        path: path.display().to_string(),
-        source,
-    })?;
-    while find(path).is_some() && !signals.seen.load(Ordering::Relaxed) {
+pub fn wait(path: &Path, signals: &EndSignals) {
+    while find(path).is_some() && !signals.seen() {
         thread::sleep(Duration::from_millis(20));
     }
     stop(path);
-    Ok(())
-}
-
-/// SIGINT and SIGTERM, caught until dropped.
-struct EndSignals {
-    seen: Arc<AtomicBool>,
-    ids: Vec<SigId>,
-}
-
-/// Whether nobody waits: then a signal ends the process again, as if it had never been caught. (A
-/// handler, once there, cannot be taken away safely.)
-static NOBODY_WAITS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-impl EndSignals {
-    fn catch() -> std::io::Result<Self> {
-        static DEFAULTS: Once = Once::new();
-        let mut signals = Self {
-            seen: Arc::default(),
-            ids: Vec::new(),
-        };
-        NOBODY_WAITS.store(false, Ordering::SeqCst);
-        let mut result = Ok(());
-        DEFAULTS.call_once(|| {
-            result = [SIGINT, SIGTERM]
-                .into_iter()
-                .filter(|signal| ffi::has_default_action(*signal))
-                .try_for_each(|signal| {
-                    flag::register_conditional_default(signal, Arc::clone(&NOBODY_WAITS)).map(drop)
-                });
-        });
-        result?;
-        for signal in [SIGINT, SIGTERM] {
-            signals
-                .ids
-                .push(flag::register(signal, Arc::clone(&signals.seen))?);
-        }
-        Ok(signals)
-    }
-}
-
-impl Drop for EndSignals {
-    fn drop(&mut self) {
-        NOBODY_WAITS.store(true, Ordering::SeqCst);
-        for id in self.ids.drain(..) {
-            signal_hook::low_level::unregister(id);
-        }
-    }
 }
 
 fn name_of(path: &Path, options: &Options) -> Result<String> {
@@ -363,49 +376,4 @@ fn name_of(path: &Path, options: &Options) -> Result<String> {
         )));
     }
     Ok(name)
-}
-
-/// Starts the thread that captures between requests; it ends when the sender is dropped.
-fn start_worker(primary: &Arc<Primary>) -> Result<Sender<()>> {
-    let (sender, receiver) = bounded(0);
-    // A weak reference: the worker must not keep a stopped primary's files open.
-    let primary = Arc::downgrade(primary);
-    thread::Builder::new()
-        .name("replica-capture".to_owned())
-        .spawn(move || work(&receiver, &primary))
-        .map_err(|source| Error::File {
-            action: "start",
-            path: "the capture thread".to_owned(),
-            source,
-        })?;
-    Ok(sender)
-}
-
-fn work(stop: &Receiver<()>, primary: &std::sync::Weak<Primary>) {
-    let mut failed = false;
-    let mut pause = CAPTURE_INTERVAL;
-    while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let Some(primary) = primary.upgrade() else {
-            return;
-        };
-        let mut capture = primary.capture();
-        pause = CAPTURE_INTERVAL;
-        let looked = capture.run().and_then(|()| capture.checkpoint_if_grown());
-        // Replicas that wait come first.
-        MutexGuard::unlock_fair(capture);
-        match looked {
-            Ok(short) => {
-                failed = false;
-                if !short {
-                    pause = Duration::from_millis(1);
-                }
-            }
-            // Said once, not ten times a second.
-            Err(error) if !failed => {
-                last_error::note(&error);
-                failed = true;
-            }
-            Err(_) => {}
-        }
-    }
 }

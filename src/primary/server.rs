@@ -160,8 +160,7 @@ impl Drop for Server {
             return;
         }
         self.stop.send_replace(true);
-        if Handle::try_current().is_ok() {
-            // Waiting is not allowed on a runtime's own threads.
+        if !may_wait() {
             runtime.shutdown_background();
             return;
         }
@@ -171,6 +170,12 @@ impl Drop for Server {
         });
         runtime.shutdown_timeout(GRACE);
     }
+}
+
+/// Whether this thread may wait for a runtime: not one of a runtime's own, nor one that is past its
+/// thread-local variables, as the handlers of `atexit` are.
+fn may_wait() -> bool {
+    Handle::try_current().is_err_and(|error| error.is_missing_context())
 }
 
 fn runtime() -> io::Result<Runtime> {

@@ -15,6 +15,7 @@ use super::base::{BaseFile, BaseVfs};
 use super::pragma;
 use crate::error::{Error, Result};
 use crate::ffi::guard;
+use crate::primary::serve::Opened;
 use crate::replica::follower::Replica;
 use crate::{last_error, primary};
 
@@ -35,6 +36,7 @@ pub struct ReplicaFile {
 
 /// An open file of the host.
 pub struct OpenFile {
+    // The fields close in this order.
     /// `None` for a replica that is not made yet: opened at the first lock.
     base: Option<BaseFile>,
     kind: Kind,
@@ -61,6 +63,8 @@ pub struct MainFile {
     shared: u8,
     exclusive: u8,
     checkpointing: bool,
+    /// What is served is served until the last connection closes it.
+    _opened: Opened,
 }
 
 impl MainFile {
@@ -83,6 +87,7 @@ impl MainFile {
             name,
             flags,
             creates,
+            _opened: Opened::new(&path),
             path,
             replica,
             shared: 0,

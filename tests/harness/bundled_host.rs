@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, Write};
+use std::sync::Mutex;
 
 use harness::hex;
 use rusqlite::types::ValueRef;
@@ -67,6 +68,13 @@ fn run(connections: &mut HashMap<String, Connection>, name: &str, arguments: &[&
             connection.close().map_err(|(_, error)| error)?;
             Ok(String::new())
         }
+        ("close-at-exit", [slot]) => {
+            let connection = connections.remove(*slot).expect("open slot");
+            AT_EXIT.lock().expect("no panic").push(connection);
+            // SAFETY: the function stays, and unwinds into nobody.
+            assert_eq!(unsafe { libc::atexit(close_at_exit) }, 0);
+            Ok(String::new())
+        }
         ("sql", [slot, sql]) => rows(find(connections, slot)?, sql),
         ("watch", [slot, query]) => watch(find(connections, slot)?, query),
         ("checkpoint", [slot, pause]) => checkpoint(
@@ -77,6 +85,13 @@ fn run(connections: &mut HashMap<String, Connection>, name: &str, arguments: &[&
         ("version", []) => Ok(rusqlite::version().to_string()),
         _ => panic!("unknown command {name} {arguments:?}"),
     }
+}
+
+/// Connections that an `atexit` handler closes: later than anything of Rust, thread-local variables included.
+static AT_EXIT: Mutex<Vec<Connection>> = Mutex::new(Vec::new());
+
+extern "C" fn close_at_exit() {
+    AT_EXIT.lock().expect("no panic").clear();
 }
 
 fn find<'a>(

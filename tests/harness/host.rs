@@ -135,6 +135,12 @@ impl Host {
         self.done("close", &[slot]);
     }
 
+    /// Bundled SQLite only: leaves connection `slot` to an `atexit` handler of the process.
+    #[track_caller]
+    pub fn close_at_exit(&mut self, slot: &str) {
+        self.done("close-at-exit", &[slot]);
+    }
+
     /// Runs one statement; columns joined by `|`, rows by newlines.
     pub fn try_sql(&mut self, slot: &str, sql: &str) -> Result<String, Failure> {
         self.ask("sql", &[slot, sql])

@@ -1,6 +1,6 @@
 //! Who is let in: decided on a request's head, before anything of its body is read.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, HttpBody};
@@ -62,8 +62,9 @@ pub trait Gate: Send + Sync + 'static {
 /// What a request asks for, once it is let in.
 #[derive(Clone)]
 pub(super) struct Asked {
-    /// The database; `None` where there is none of this name.
-    pub(super) database: Option<Arc<Entry>>,
+    /// The database, for as long as it is served; of none where there is none of this name. A
+    /// request that is slow to arrive must not keep it open.
+    pub(super) database: Weak<Entry>,
     /// Whether it was named, rather than meant as the only one.
     pub(super) named: bool,
     /// The request's name, the last part of the path.
@@ -112,7 +113,7 @@ fn asked(shared: &Shared, path: Option<RawPathParams>) -> Asked {
         (Some(_), None) => shared.only(),
     };
     Asked {
-        database,
+        database: database.as_ref().map(Arc::downgrade).unwrap_or_default(),
         named: name.is_some(),
         request: part("request"),
         key: None,
@@ -126,7 +127,8 @@ async fn decide(
     visit: Option<&Visit>,
     headers: &HeaderMap,
 ) -> std::result::Result<Option<Key>, Refusal> {
-    let admission = admission(shared, asked, bearer(headers)).await?;
+    let database = asked.database.upgrade();
+    let admission = admission(shared, database.as_ref(), bearer(headers)).await?;
     let address = visit.map(|visit| Key::address(visit.address()));
     let now = Instant::now();
     if let Admission::Refused(reason) = admission {
@@ -136,7 +138,7 @@ async fn decide(
             false => Err(Refusal::too_many()),
         };
     }
-    let (rate, key) = match (&asked.database, admission) {
+    let (rate, key) = match (&database, admission) {
         (Some(entry), Admission::Bearer { id, .. }) => {
             (&entry.rate, Some(Key::Token(entry.number, id)))
         }
@@ -163,8 +165,12 @@ fn needed(asked: &Asked) -> Scope {
     }
 }
 
-async fn admission(shared: &Shared, asked: &Asked, token: Option<&str>) -> Result<Admission> {
-    let Some(entry) = &asked.database else {
+async fn admission(
+    shared: &Shared,
+    database: Option<&Arc<Entry>>,
+    token: Option<&str>,
+) -> Result<Admission> {
+    let Some(entry) = database else {
         // Where one database wants a token, nobody is told which others there are.
         let databases = shared.all();
         current(databases.clone()).await?;

@@ -182,7 +182,7 @@ fn no_such_path() -> Refusal {
 
 /// The service that was asked for.
 fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
-    match &asked.database {
+    match asked.database.upgrade() {
         Some(entry) => Ok(entry.service.clone()),
         None if asked.named => Err(Refusal::not_found(
             "no database of this name is served here",
@@ -209,16 +209,17 @@ async fn request(
     Extension(visit): Extension<Arc<Visit>>,
     body: Body,
 ) -> Answer<Response> {
-    let service = service(&asked)?;
+    // Asked again when all is there: meanwhile it may be served no longer.
+    service(&asked)?;
     let known = |name: &String| ["pull", "hashes", "pages"].contains(&name.as_str());
-    let Some(name) = asked.request.filter(known) else {
+    let Some(name) = asked.request.clone().filter(known) else {
         return Err(no_such_path());
     };
     let body = arrived(body).await?;
     let _busy = visit.busy();
     let place = shared.answers.wait(asked.key).await;
     let place = place.ok_or_else(Refusal::busy)?;
-    answer(place, service, name, body).await
+    answer(place, service(&asked)?, name, body).await
 }
 
 async fn answer(
