@@ -46,6 +46,12 @@ pub enum Error {
     /// A file does not hold what its format demands.
     #[error("{0}")]
     Corrupt(String),
+    /// The key does not open the file, or there is none.
+    #[error("{0}")]
+    NotADatabase(String),
+    /// Sealed bytes were changed, moved or taken from elsewhere.
+    #[error("{0}")]
+    Tampered(String),
     /// The bytes a peer sent do not follow the protocol.
     #[error("the peer's message is not valid: {0}")]
     Protocol(String),
@@ -114,6 +120,8 @@ impl Error {
                 .map_or(sqlite::SQLITE_ERROR, |error| error.extended_code),
             Error::Busy(_) | Error::Unreachable { .. } => sqlite::SQLITE_BUSY,
             Error::Corrupt(_) => sqlite::SQLITE_CORRUPT,
+            Error::NotADatabase(_) => sqlite::SQLITE_NOTADB,
+            Error::Tampered(_) => sqlite::SQLITE_IOERR_DATA,
             Error::Unauthorized { .. } => sqlite::SQLITE_AUTH,
             Error::CannotOpen(_) | Error::Untrusted { .. } => sqlite::SQLITE_CANTOPEN,
             Error::ReadOnly(_) | Error::Forbidden { .. } => sqlite::SQLITE_READONLY,

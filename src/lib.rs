@@ -2,9 +2,11 @@
 //!
 //! One loadable extension registers a VFS named `replica`. The folders are the layers; what is
 //! used lies below: [`functions`] and [`vfs`] use [`replica`] and [`primary`], these use
-//! [`remote`], [`database`] and [`wal`], and [`remote`] uses [`wire`].
+//! [`remote`], [`database`] and [`wal`], and [`remote`] uses [`wire`]. [`crypt`] is what
+//! [`vfs`] puts between a file and its bytes on disk.
 #![deny(missing_docs)]
 
+pub mod crypt;
 pub mod database;
 pub mod error;
 pub mod ffi;

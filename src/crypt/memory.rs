@@ -1,0 +1,114 @@
+//! Files and random bytes in memory, for tests.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Entropy, RawFile};
+use crate::error::{Error, Result};
+
+/// A file in memory. `fail_after` counts the writes down to one that is torn in its middle.
+#[derive(Default)]
+pub struct Bytes {
+    pub bytes: RefCell<Vec<u8>>,
+    pub fail_after: RefCell<Option<usize>>,
+    pub writes: RefCell<usize>,
+    pub reads: RefCell<usize>,
+}
+
+impl Bytes {
+    pub fn of(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes: RefCell::new(bytes),
+            ..Self::default()
+        }
+    }
+
+    pub fn copy(&self) -> Vec<u8> {
+        self.bytes.borrow().clone()
+    }
+}
+
+impl RawFile for Bytes {
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        assert!(buffer.len() <= 1 << 16, "a read of {} bytes", buffer.len());
+        *self.reads.borrow_mut() += 1;
+        let bytes = self.bytes.borrow();
+        let there = bytes
+            .len()
+            .saturating_sub(offset as usize)
+            .min(buffer.len());
+        if there > 0 {
+            buffer[..there].copy_from_slice(&bytes[offset as usize..offset as usize + there]);
+        }
+        Ok(there)
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+        assert!(data.len() <= 1 << 16, "a write of {} bytes", data.len());
+        let torn = match &mut *self.fail_after.borrow_mut() {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        let data = if torn { &data[..data.len() / 2] } else { data };
+        let mut bytes = self.bytes.borrow_mut();
+        let end = offset as usize + data.len();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        bytes[offset as usize..end].copy_from_slice(data);
+        *self.writes.borrow_mut() += 1;
+        match torn {
+            true => Err(Error::Io {
+                action: "write",
+                path: "memory".into(),
+                code: libsqlite3_sys::SQLITE_IOERR,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn truncate(&self, size: u64) -> Result<()> {
+        self.bytes.borrow_mut().resize(size as usize, 0);
+        Ok(())
+    }
+
+    fn size(&self) -> Result<u64> {
+        Ok(self.bytes.borrow().len() as u64)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes that never repeat, and can be told apart.
+#[derive(Default)]
+pub struct Counted {
+    drawn: AtomicU64,
+    generation: AtomicU64,
+}
+
+impl Counted {
+    pub fn fork(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Entropy for Counted {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        let drawn = self.drawn.fetch_add(1, Ordering::Relaxed);
+        let mut reader = blake3::Hasher::new()
+            .update(&drawn.to_le_bytes())
+            .finalize_xof();
+        reader.fill(bytes);
+        Ok(())
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+}
