@@ -92,6 +92,9 @@ impl PageSize {
 pub struct PageHash([u8; 16]);
 
 impl PageHash {
+    /// One that no page has: of a page that is not there, or cannot be read.
+    pub const NONE: PageHash = PageHash([0; 16]);
+
     /// Hashes one page at its place.
     pub fn of(number: PageNumber, page: &[u8]) -> Self {
         let number = number.get().to_le_bytes();

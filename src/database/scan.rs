@@ -74,12 +74,47 @@ fn patiently<T>(handle: &Handle, mut attempt: impl FnMut() -> Result<T>) -> Resu
     Err(Error::Busy("no read lock was free".to_owned()))
 }
 
-/// Hands number, hash and content of every page to `visit`, ascending, without the lock-byte page.
-/// Returns the page size and the size of the database in pages.
+/// Hands number and hash of every page to `visit`, ascending, without the lock-byte page. Returns the
+/// page size and the size of the database in pages.
 pub fn pages(
     handle: &Handle,
     lock: &ReadLock,
-    mut visit: impl FnMut(PageNumber, PageHash, &[u8]) -> Result<()>,
+    visit: impl FnMut(PageNumber, PageHash) -> Result<()>,
+) -> Result<(PageSize, u32)> {
+    let hash = |snapshot: &Snapshot<'_>, number, page: &mut [u8]| {
+        snapshot.read_page(number, page)?;
+        Ok(PageHash::of(number, page))
+    };
+    each(handle, lock, hash, visit)
+}
+
+/// The same, where pages that were changed on disk are looked for.
+pub fn damaged_pages(
+    handle: &Handle,
+    lock: &ReadLock,
+    visit: impl FnMut(PageNumber, PageHash) -> Result<()>,
+) -> Result<(PageSize, u32)> {
+    each(handle, lock, hash, visit)
+}
+
+/// The hash of a page of a snapshot; `page` has its size. A page that was changed on disk, which the
+/// cipher tells, has [`PageHash::NONE`]: it differs from whatever it should be.
+pub fn hash(snapshot: &Snapshot<'_>, number: PageNumber, page: &mut [u8]) -> Result<PageHash> {
+    match snapshot.read_page(number, page) {
+        Ok(()) => Ok(PageHash::of(number, page)),
+        Err(error @ Error::Tampered(_)) => {
+            log::error!(target: "replica", "{error}");
+            Ok(PageHash::NONE)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn each(
+    handle: &Handle,
+    lock: &ReadLock,
+    hash: impl Fn(&Snapshot<'_>, PageNumber, &mut [u8]) -> Result<PageHash>,
+    mut visit: impl FnMut(PageNumber, PageHash) -> Result<()>,
 ) -> Result<(PageSize, u32)> {
     let files = &handle.files;
     let snapshot = Snapshot::new(&*files.index, &*files.log, &*files.content, lock)?;
@@ -87,8 +122,7 @@ pub fn pages(
     let lock_page = snapshot.page_size().lock_page();
     for number in (1..=snapshot.database_size()).filter_map(PageNumber::new) {
         if number != lock_page {
-            snapshot.read_page(number, &mut page)?;
-            visit(number, PageHash::of(number, &page), &page)?;
+            visit(number, hash(&snapshot, number, &mut page)?)?;
         }
     }
     Ok((snapshot.page_size(), snapshot.database_size()))
@@ -108,7 +142,7 @@ pub struct Scanned {
 pub fn digest(handle: &Handle) -> Result<Scanned> {
     let lock = begin_read(handle)?;
     let mut content = ContentDigest::default();
-    let result = pages(handle, &lock, |_, hash, _| {
+    let result = damaged_pages(handle, &lock, |_, hash| {
         content.add(hash);
         Ok(())
     });

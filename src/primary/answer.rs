@@ -152,7 +152,7 @@ impl Primary {
     pub fn verify(&self) -> Result<Verification> {
         self.with_snapshot(|head, reader, lock| {
             let mut found = Verification::default();
-            scan::pages(&reader.handle, lock, |number, hash, _| {
+            scan::damaged_pages(&reader.handle, lock, |number, hash| {
                 found.pages += 1;
                 if reader.store.page_hash(number)? != Some(hash) {
                     found.add_bad(number);

@@ -72,7 +72,7 @@ pub fn compare(host: &dyn Host, handle: &Handle, store: &Store, lock: &ReadLock)
     store.transaction(|store| {
         let known = store.state()?;
         let mut changed = Vec::new();
-        let (page_size, database_size) = scan::pages(handle, lock, |number, hash, _| {
+        let (page_size, database_size) = scan::pages(handle, lock, |number, hash| {
             if store.page_hash(number)? != Some(hash) {
                 changed.push((number, hash));
             }

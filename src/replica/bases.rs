@@ -8,7 +8,7 @@ use super::follower::Replica;
 use crate::database::host::Spool;
 use crate::database::paths;
 use crate::database::scan;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::wal::snapshot::Snapshot;
 use crate::wire::{Head, Page, PageData};
 
@@ -48,7 +48,11 @@ fn over(snapshot: &Snapshot<'_>, head: &Head, pages: Vec<Page>) -> Result<Option
             PageData::Full(data) => Some(data),
             PageData::Delta(_) if page.number.get() > snapshot.database_size() => None,
             PageData::Delta(delta) => {
-                snapshot.read_page(page.number, &mut base)?;
+                match snapshot.read_page(page.number, &mut base) {
+                    // Changed on disk: the whole page is asked for.
+                    Err(Error::Tampered(_)) => return Ok(None),
+                    read => read?,
+                }
                 delta.apply(page.number, &base)?.map(Bytes::from)
             }
         };

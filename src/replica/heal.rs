@@ -69,10 +69,10 @@ pub(super) fn scan_local(replica: &Replica) -> Result<Local> {
     let handle = &Handle::open(replica.host(), replica.path())?;
     let lock = scan::begin_read(handle)?;
     let (mut content, mut hashes) = (ContentDigest::default(), Vec::new());
-    let result = scan::pages(handle, &lock, |number, hash, _| {
+    let result = scan::damaged_pages(handle, &lock, |number, hash| {
         content.add(hash);
         // Where the lock-byte page was left out.
-        hashes.resize(number.get() as usize - 1, PageHash::from_bytes([0; 16]));
+        hashes.resize(number.get() as usize - 1, PageHash::NONE);
         hashes.push(hash);
         Ok(())
     });

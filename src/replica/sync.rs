@@ -163,22 +163,33 @@ impl Replica {
         })
     }
 
-    /// The state the content is at. Reading all of it, where that is needed, holds up nobody.
+    /// The state the content is at.
     pub(super) fn understood(&self) -> Result<State> {
+        self.known()?.ok_or_else(|| self.foreign())
+    }
+
+    /// Why nothing is synced.
+    pub(super) fn foreign(&self) -> Error {
+        Error::Misuse(format!(
+            "{} holds changes that did not come from its remote. They are kept, and nothing is \
+             synced over them: copy what you need, then SELECT replica_discard()",
+            self.path().display()
+        ))
+    }
+
+    /// The state the content is at; `None` where it holds changes that did not come from its remote.
+    /// Reading all of it, where that is needed, holds up nobody.
+    pub(super) fn known(&self) -> Result<Option<State>> {
         for _ in 0..MOST_ROUNDS {
             let standing = match self.under_write_lock(|local| self.look(local))? {
                 Standing::Unverified => self.examined()?,
                 standing => Some(standing),
             };
             match standing {
-                Some(Standing::Known(state)) => return Ok(state),
+                Some(Standing::Known(state)) => return Ok(Some(state)),
                 Some(_) => {
                     self.progress.lock().condition = Condition::Foreign;
-                    return Err(Error::Misuse(format!(
-                        "{} holds changes that did not come from its remote. They are kept, and nothing \
-                         is synced over them: copy what you need, then SELECT replica_discard()",
-                        self.path().display()
-                    )));
+                    return Ok(None);
                 }
                 None => {}
             }

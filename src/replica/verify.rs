@@ -12,13 +12,18 @@ const MOST_ROUNDS: usize = 20;
 
 impl Replica {
     /// Verifies the content at its position; where it is wrong and the remote is at the same
-    /// position, names the pages.
+    /// position, names the pages: those that were damaged, or changed by somebody else.
     pub fn verify(&self) -> Result<Verification> {
         self.make()?;
         for _ in 0..MOST_ROUNDS {
-            let state = self.understood()?;
+            let known = self.known()?;
+            let state = match known {
+                Some(state) => state,
+                // What somebody else has changed is compared with what it should be.
+                None => self.recorded()?,
+            };
             let scanned = heal::scan_local(self)?;
-            if Some(scanned.header.anchor()) != state.anchor {
+            if known.is_some() && Some(scanned.header.anchor()) != state.anchor {
                 continue;
             }
             let mut found = Verification {
@@ -36,6 +41,12 @@ impl Replica {
             "{} keeps changing while it is verified",
             self.path().display()
         )))
+    }
+
+    /// The state as it was recorded last.
+    fn recorded(&self) -> Result<State> {
+        let recorded = self.local().store()?.state()?;
+        recorded.ok_or_else(|| self.foreign())
     }
 
     fn name_bad_pages(
