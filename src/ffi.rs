@@ -85,10 +85,24 @@ impl HostConnection {
 
     /// Whether a schema was opened through VFS `replica`.
     pub fn uses_our_vfs(self, schema: &str) -> bool {
-        let Ok(schema) = CString::new(schema) else {
-            return false;
-        };
+        let file = self.file(schema);
+        // SAFETY: SQLite returned the schema's open file, or null.
+        unsafe { vfs::file::is_ours(file) }
+    }
+
+    /// Finds out what a schema is, where that was left to the first access: nothing was read yet.
+    pub fn prepare(self, schema: &str) -> Result<()> {
+        let file = self.file(schema);
+        // SAFETY: as above; the calling thread has the connection.
+        unsafe { vfs::file::prepare(file) }
+    }
+
+    /// The open file of a schema; null where there is none.
+    fn file(self, schema: &str) -> *mut sqlite::sqlite3_file {
         let mut file: *mut sqlite::sqlite3_file = std::ptr::null_mut();
+        let Ok(schema) = CString::new(schema) else {
+            return file;
+        };
         // SAFETY: FILE_POINTER takes a pointer to the file pointer.
         let code = unsafe {
             sqlite::sqlite3_file_control(
@@ -98,8 +112,10 @@ impl HostConnection {
                 (&raw mut file).cast(),
             )
         };
-        // SAFETY: SQLite returned the schema's open file.
-        code == sqlite::SQLITE_OK && unsafe { vfs::file::is_ours(file) }
+        match code {
+            sqlite::SQLITE_OK => file,
+            _ => std::ptr::null_mut(),
+        }
     }
 
     /// Whether a write transaction is open on any schema.
@@ -140,6 +156,12 @@ impl HostConnection {
 pub fn is_thread_safe() -> bool {
     // SAFETY: a constant of the library.
     unsafe { sqlite::sqlite3_threadsafe() != 0 }
+}
+
+/// Has `call` run in every child that this process forks, before anything else there.
+pub fn call_in_children(call: extern "C" fn()) -> bool {
+    // SAFETY: the function stays loaded as long as the process (SQLITE_OK_LOAD_PERMANENTLY).
+    unsafe { libc::pthread_atfork(None, None, Some(call)) == 0 }
 }
 
 /// Whether a signal does what the system makes of it: nobody has a handler for it.

@@ -1,9 +1,11 @@
 //! What the engine needs from the SQLite it is loaded into.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use crate::crypt::key::{Keys, Secret};
 use crate::error::Result;
 use crate::wal::{LogFile, SharedIndex};
 
@@ -34,6 +36,17 @@ pub trait Host: Send + Sync {
     /// process. `path` is its name for a moment; what is left there by a crash in that moment is
     /// removed.
     fn open_scratch(&self, path: &Path) -> Result<Box<dyn Spool>>;
+    /// The keys of the database at `path`, which `secret` opens, or is to encrypt where there is
+    /// nothing yet. `None` for a plain one, where no secret is given.
+    /// [`Error::NotADatabase`](crate::error::Error::NotADatabase) where the secret is missing, or
+    /// another one.
+    fn unlock(&self, path: &Path, secret: Option<&Secret>) -> Result<Option<Arc<Keys>>>;
+    /// Whether the data key of the encrypted file at `path` is wrapped under the secret of `keys`, as
+    /// far as it is theirs.
+    fn is_wrapped(&self, path: &Path, keys: &Keys) -> Result<bool>;
+    /// Wraps the data key of one encrypted file under the secret of `keys`, durably. Nobody else
+    /// may write to the file meanwhile.
+    fn rewrap(&self, path: &Path, keys: &Keys) -> Result<()>;
     /// Opens an internal connection, private and unseen by our own hooks.
     fn connect(&self, path: &Path) -> Result<Connection>;
     /// Whether a file exists.

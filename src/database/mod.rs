@@ -2,8 +2,10 @@
 
 pub mod handle;
 pub mod host;
+pub mod keys;
 pub mod lock_file;
 pub mod paths;
+pub mod rekey;
 pub mod scan;
 pub mod settings;
 pub mod store;

@@ -18,6 +18,12 @@ pub fn spool(database: &Path) -> PathBuf {
     beside(database, "-replica-part")
 }
 
+/// The database that a spool is to become.
+pub fn spooled(spool: &Path) -> Option<PathBuf> {
+    let name = spool.to_str()?.strip_suffix("-replica-part")?;
+    Some(PathBuf::from(name))
+}
+
 /// Room for a batch that is too large for memory. It has this name for a moment only.
 pub fn batch(database: &Path) -> PathBuf {
     beside(database, "-replica-batch")
@@ -37,7 +43,25 @@ pub fn all(database: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// SQLite's log, index and rollback journal.
-pub fn journals(database: &Path) -> [PathBuf; 3] {
-    ["-wal", "-shm", "-journal"].map(|suffix| beside(database, suffix))
+/// SQLite's log, index and rollback journal, and log and journal of an encrypted database.
+pub fn journals(database: &Path) -> [PathBuf; 5] {
+    ["-wal", "-shm", "-journal", SEALED_LOG, SEALED_JOURNAL].map(|suffix| beside(database, suffix))
+}
+
+/// The log, of a plain database or of an encrypted one.
+pub fn logs(database: &Path) -> [PathBuf; 2] {
+    ["-wal", SEALED_LOG].map(|suffix| beside(database, suffix))
+}
+
+/// What the log of an encrypted database has in place of `-wal`: SQLite without the extension
+/// removes a log that it cannot read.
+pub const SEALED_LOG: &str = "-swal";
+
+/// What its rollback journal has in place of `-journal`, for the same reason.
+pub const SEALED_JOURNAL: &str = "-sjournal";
+
+/// The database whose state store this is.
+pub fn owner(store: &Path) -> Option<PathBuf> {
+    let name = store.to_str()?.strip_suffix("-replica")?;
+    Some(PathBuf::from(name))
 }

@@ -4,8 +4,10 @@ use std::path::{self, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use super::store::Store;
+use crate::crypt::key::Secret;
 use crate::error::{Error, Result};
 
 /// Names a URI, `replica_configure` or the environment may give.
@@ -29,12 +31,14 @@ pub const NAMES: [&str; 13] = [
 const LONGEST_TIMEOUT: u64 = 3600;
 
 /// Settings as far as one source gives them.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Settings {
     /// The remote to follow.
     pub sync_url: Option<String>,
     /// The bearer token. A secret: never stored, never shown.
     pub auth_token: Option<String>,
+    /// The key the files are encrypted with. A secret as well.
+    pub key: Option<Secret>,
     /// To connect, and to wait for the next byte.
     pub sync_timeout: Option<Duration>,
     /// PEM file of the authority to trust in place of the system's. No secret.
@@ -47,6 +51,10 @@ impl Settings {
         match name {
             "sync_url" => self.sync_url = Some(value.trim_end_matches('/').to_owned()),
             "auth_token" => self.auth_token = Some(value.to_owned()),
+            "encryption_key" => self.key = Some(Secret::parse(value)?),
+            // Of two in one source the key itself counts.
+            "key_file" if self.key.is_some() => {}
+            "key_file" => self.key = Some(key_in(value)?),
             "sync_timeout" => self.sync_timeout = Some(timeout(value)?),
             "ca_file" => self.ca_file = Some(ca_file(value)?),
             "live" | "offline" | "sync_interval" if value == "0" => {}
@@ -61,6 +69,21 @@ impl Settings {
             _ => return Err(Error::Misuse(format!("'{name}' is not a setting"))),
         }
         Ok(())
+    }
+
+    /// Whether nothing is given but a key.
+    pub fn is_key_only(&self) -> bool {
+        let Self {
+            sync_url: None,
+            auth_token: None,
+            key: Some(_),
+            sync_timeout: None,
+            ca_file: None,
+        } = self
+        else {
+            return false;
+        };
+        true
     }
 
     /// Settings given as a JSON object.
@@ -87,11 +110,12 @@ impl Settings {
 
     /// Settings the environment gives.
     pub fn from_environment() -> Self {
-        let auth_token = std::env::var("REPLICA_AUTH_TOKEN")
-            .ok()
-            .filter(|token| !token.is_empty());
+        let given = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let key = given("REPLICA_ENCRYPTION_KEY").map(Zeroizing::new);
         Self {
-            auth_token,
+            auth_token: given("REPLICA_AUTH_TOKEN"),
+            // A raw key that is none opens nothing, and says so.
+            key: key.map(|key| Secret::parse(&key).unwrap_or_else(|_| Secret::of_text(&key))),
             ..Self::default()
         }
     }
@@ -124,6 +148,7 @@ impl Settings {
         Settings {
             sync_url: self.sync_url.or(other.sync_url),
             auth_token: self.auth_token.or(other.auth_token),
+            key: self.key.or(other.key),
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
             ca_file: self.ca_file.or(other.ca_file),
         }
@@ -142,6 +167,17 @@ fn timeout(value: &str) -> Result<Duration> {
             "sync_timeout={value}: seconds from 1 to {LONGEST_TIMEOUT} are wanted"
         ))),
     }
+}
+
+/// The key in the first line of a file.
+fn key_in(file: &str) -> Result<Secret> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::File {
+        action: "read",
+        path: format!("the file of key_file={file}"),
+        source,
+    })?;
+    let text = Zeroizing::new(text);
+    Secret::parse(text.lines().next().unwrap_or_default())
 }
 
 /// A whole path: the next open may come from another directory.
@@ -182,10 +218,12 @@ mod tests {
         }
         let settings = Settings::from_json(r#"{"ca_file": "ca.pem"}"#).unwrap();
         assert!(settings.ca_file.is_some_and(|file| file.is_absolute()));
-        let error = Settings::from_json(r#"{"encryption_key": "secret"}"#)
+        let error = Settings::from_json(r#"{"encryption_key": "hex:secret"}"#)
             .err()
             .unwrap();
         assert!(!error.to_string().contains("secret"));
+        let settings = Settings::from_json(r#"{"encryption_key": "secret"}"#).unwrap();
+        assert!(settings.key.is_some());
     }
 
     #[test]

@@ -45,7 +45,10 @@ impl Call<'_> {
     pub fn schema(&self, at: usize) -> Result<(String, PathBuf)> {
         let schema = self.optional_text(at)?.unwrap_or_else(|| "main".to_owned());
         match self.connection.path(&schema) {
-            Some(path) => Ok((schema, path)),
+            Some(path) => {
+                self.connection.prepare(&schema)?;
+                Ok((schema, path))
+            }
             None => Err(Error::Misuse(format!("schema '{schema}' has no file"))),
         }
     }

@@ -1,6 +1,7 @@
 //! The SQL functions and tables: arguments in, JSON out.
 
 mod call;
+mod key;
 mod serve;
 mod status;
 mod sync;
@@ -24,6 +25,7 @@ pub fn define_all(db: *mut sqlite3) -> Result<()> {
     define(db, "replica_revoke", 1..=2, serve::revoke)?;
     define(db, "replica_configure", 2..=2, sync::configure)?;
     define(db, "replica_forget", 1..=1, sync::forget)?;
+    define(db, "replica_rekey", 1..=2, key::rekey)?;
     define(db, "replica_default_vfs", 1..=1, sync::default_vfs)?;
     define(db, "replica_last_error", 0..=0, status::last_error)?;
     define(db, "replica_version", 0..=0, status::version)?;

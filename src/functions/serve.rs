@@ -61,6 +61,7 @@ fn may_serve(call: &Call<'_>, schema: &str) -> Result<PathBuf> {
             path.display()
         )));
     }
+    call.connection.prepare(schema)?;
     if registry::find(&path).is_some() {
         return Err(Error::Misuse(format!(
             "{} is a replica: its primary serves it",

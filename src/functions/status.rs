@@ -179,6 +179,11 @@ fn rows(connection: HostConnection) -> Result<Vec<Vec<Value>>> {
     let mut rows = Vec::new();
     for schema in connection.schemas()? {
         if let Some(path) = connection.path(&schema) {
+            // What cannot be opened has no row; the first access says why.
+            if let Err(error) = connection.prepare(&schema) {
+                newest_error::note(&error);
+                continue;
+            }
             rows.extend(replica_row(&schema, &path)?);
             rows.extend(primary_row(&schema, &path)?);
         }
@@ -265,6 +270,8 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
 
 /// Size of the log file; asking for it opens nothing.
 fn log_bytes(path: &Path) -> Option<u64> {
-    let [log, ..] = paths::journals(path);
-    std::fs::metadata(log).ok().map(|metadata| metadata.len())
+    paths::logs(path)
+        .iter()
+        .find_map(|log| std::fs::metadata(log).ok())
+        .map(|metadata| metadata.len())
 }

@@ -16,7 +16,7 @@ use crate::remote;
 static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Replica>>>> = LazyLock::new(Mutex::default);
 
 /// Secrets given by `replica_configure`, kept in memory only.
-static SECRETS: LazyLock<Mutex<HashMap<PathBuf, String>>> = LazyLock::new(Mutex::default);
+static SECRETS: LazyLock<Mutex<HashMap<PathBuf, Settings>>> = LazyLock::new(Mutex::default);
 
 /// The replica at `path` that some connection of this process has open.
 pub fn find(path: &Path) -> Option<Arc<Replica>> {
@@ -36,17 +36,15 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
         Followed::WithoutState => None,
         Followed::With(store) => Some(store),
     };
-    let secret = Settings {
-        auth_token: SECRETS.lock().get(path).cloned(),
-        ..Settings::default()
-    };
-    let settings = given
-        .or(secret)
+    let mut settings = given
+        .or(secrets(path))
         .or(match &store {
             Some(store) => Settings::from_store(store)?,
             None => Settings::default(),
         })
         .or(Settings::from_environment());
+    // It has served: whoever has the file open has its keys.
+    settings.key = None;
     if let Some(url) = &settings.sync_url {
         // Says at once what could never be followed; no connection is made yet.
         remote::check(url, settings.ca_file.as_deref())?;
@@ -60,6 +58,11 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
     open.retain(|_, replica| replica.strong_count() > 0);
     open.insert(path.to_owned(), Arc::downgrade(&replica));
     Ok(Some(replica))
+}
+
+/// The secrets `replica_configure` was given for `path`.
+pub fn secrets(path: &Path) -> Settings {
+    SECRETS.lock().get(path).cloned().unwrap_or_default()
 }
 
 fn same_remote(replica: &Replica, given: &Settings) -> Result<()> {
@@ -115,10 +118,22 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
         // Refuses what could not be followed, and secrets in a URL that will be stored.
         remote::check(url, settings.ca_file.as_deref())?;
     }
-    if let Some(secret) = &settings.auth_token {
-        SECRETS.lock().insert(path.to_owned(), secret.clone());
+    // First: nothing is kept of a key that does not fit. The keys live as long as the store is open.
+    let given = settings.key.clone().or(secrets(path).key);
+    let _keys = host.unlock(path, given.as_ref())?;
+    let known = Settings {
+        auth_token: settings.auth_token.clone(),
+        key: settings.key.clone(),
+        ..Settings::default()
+    };
+    let known = known.or(secrets(path));
+    SECRETS.lock().insert(path.to_owned(), known);
+    let has_state = Store::exists(host, path)?;
+    if !has_state && settings.is_key_only() {
+        // Of a database that follows nothing.
+        return Ok(());
     }
-    if !Store::exists(host, path)? && host.exists(path)? {
+    if !has_state && host.exists(path)? {
         return Err(Error::CannotOpen(format!(
             "{}: the file exists and is not a replica; nothing was changed",
             path.display()

@@ -11,6 +11,8 @@ use std::ptr::NonNull;
 
 use libsqlite3_sys as sqlite;
 
+use crate::crypt::RawFile;
+use crate::database::paths;
 use crate::error::{Error, Result};
 
 /// The host's default VFS, captured when the extension was loaded.
@@ -102,6 +104,8 @@ pub enum NamePart {
     Database,
     /// Its write-ahead log.
     Log,
+    /// Its rollback journal.
+    Journal,
 }
 
 /// A database file name with its journal and log names, in the layout that SQLite's VFSes expect.
@@ -115,6 +119,15 @@ unsafe impl Sync for FileName {}
 impl FileName {
     /// Makes the names for a database at `path`.
     pub fn new(path: &Path) -> Result<Self> {
+        Self::with(path, "-journal", "-wal")
+    }
+
+    /// Makes the names for an encrypted database at `path`.
+    pub fn sealed(path: &Path) -> Result<Self> {
+        Self::with(path, paths::SEALED_JOURNAL, paths::SEALED_LOG)
+    }
+
+    fn with(path: &Path, journal: &str, log: &str) -> Result<Self> {
         let text = path
             .to_str()
             .ok_or_else(|| Error::CannotOpen(format!("{} is not UTF-8", path.display())))?;
@@ -122,7 +135,7 @@ impl FileName {
             CString::new(format!("{text}{suffix}"))
                 .map_err(|_| Error::CannotOpen("a file name holds a NUL byte".to_owned()))
         };
-        let (database, journal, log) = (c_string("")?, c_string("-journal")?, c_string("-wal")?);
+        let (database, journal, log) = (c_string("")?, c_string(journal)?, c_string(log)?);
         // SAFETY: three NUL-terminated names and no parameters; the result is a copy.
         let name = unsafe {
             sqlite::sqlite3_create_filename(
@@ -140,11 +153,14 @@ impl FileName {
         })
     }
 
-    fn part(&self, part: NamePart) -> *const c_char {
+    /// One of the names, valid as long as this.
+    pub fn part(&self, part: NamePart) -> *const c_char {
         match part {
             NamePart::Database => self.0.as_ptr(),
             // SAFETY: the pointer came from sqlite3_create_filename.
             NamePart::Log => unsafe { sqlite::sqlite3_filename_wal(self.0.as_ptr()) },
+            // SAFETY: as above.
+            NamePart::Journal => unsafe { sqlite::sqlite3_filename_journal(self.0.as_ptr()) },
         }
     }
 }
@@ -198,6 +214,89 @@ impl BaseFile {
             |m| m.xFileControl,
             |f, file| unsafe { f(file, operation, argument) },
         )
+    }
+}
+
+/// Errors name no file: whoever asked knows which it was.
+fn checked(action: &'static str, code: c_int) -> Result<()> {
+    match code {
+        sqlite::SQLITE_OK => Ok(()),
+        code => Err(Error::Io {
+            action,
+            path: "the file".to_owned(),
+            code,
+        }),
+    }
+}
+
+/// For at most 64 KiB in one call, as SQLite's unix VFS takes lengths modulo 128 KiB.
+impl RawFile for BaseFile {
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        // SAFETY: the buffer is valid for its length.
+        let code = self.call(
+            |m| m.xRead,
+            |read, file| unsafe {
+                read(
+                    file,
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len() as c_int,
+                    offset as i64,
+                )
+            },
+        );
+        if code != sqlite::SQLITE_IOERR_SHORT_READ {
+            return checked("read", code).map(|()| buffer.len());
+        }
+        // A short read fills the rest with zeros and does not say how much there was.
+        let there = RawFile::size(self)?.saturating_sub(offset);
+        Ok(buffer
+            .len()
+            .min(usize::try_from(there).unwrap_or(usize::MAX)))
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+        // SAFETY: the data is valid for its length.
+        let code = self.call(
+            |m| m.xWrite,
+            |write, file| unsafe {
+                write(
+                    file,
+                    data.as_ptr().cast(),
+                    data.len() as c_int,
+                    offset as i64,
+                )
+            },
+        );
+        checked("write", code)
+    }
+
+    fn truncate(&self, size: u64) -> Result<()> {
+        // SAFETY: the file is open.
+        let code = self.call(
+            |m| m.xTruncate,
+            |call, file| unsafe { call(file, size as i64) },
+        );
+        checked("truncate", code)
+    }
+
+    fn size(&self) -> Result<u64> {
+        let mut size = 0;
+        // SAFETY: the out-parameter lives across the call.
+        let code = self.call(
+            |m| m.xFileSize,
+            |call, file| unsafe { call(file, &mut size) },
+        );
+        checked("size of", code)?;
+        Ok(u64::try_from(size).unwrap_or(0))
+    }
+
+    fn sync(&self) -> Result<()> {
+        // SAFETY: the file is open.
+        let code = self.call(
+            |m| m.xSync,
+            |sync, file| unsafe { sync(file, sqlite::SQLITE_SYNC_NORMAL) },
+        );
+        checked("sync", code)
     }
 }
 

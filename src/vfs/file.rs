@@ -1,31 +1,30 @@
 //! Files the host opens through VFS `replica`: the I/O methods SQLite calls.
 //!
 //! A database is always wrapped, because it may be served later; its log is wrapped when it is
-//! followed. Everything else is opened by the base VFS in the host's own buffer, and we are not
-//! part of it.
+//! followed or encrypted, journals and temporary files when they are encrypted. Everything else is
+//! opened by the base VFS in the host's own buffer, and we are not part of it.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
-use std::path::PathBuf;
+use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use libsqlite3_sys as sqlite;
 use sqlite::{sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
-use super::base::{BaseFile, BaseVfs};
-use super::pragma;
+use super::base::BaseFile;
+use super::log_file::{Link, LogFile};
+use super::main_file::{self, MainFile};
+use crate::crypt::RawFile;
+use crate::crypt::blocks::SealedBlocks;
+use crate::crypt::log::SealedLog;
 use crate::error::{Error, Result};
 use crate::ffi::guard;
-use crate::primary::serve::Opened;
-use crate::replica::follower::Replica;
-use crate::{last_error, primary};
+use crate::last_error;
 
 /// Busy timeout for connections to a followed database, until the host sets its own.
 const BUSY_TIMEOUT_MS: c_int = 5000;
 
-/// Lock slots of the shared index (design of SQLite's WAL mode).
-const WRITE_SLOT: u8 = 1 << 0;
-const CHECKPOINT_SLOT: u8 = 1 << 1;
-const READ_SLOTS: u8 = 0b1111_1000;
+/// Bytes of SQLite's header of a database.
+const FILE_HEADER: usize = 100;
 
 /// The memory SQLite gives us for a file: `sqlite3_file` first.
 #[repr(C)]
@@ -45,113 +44,11 @@ pub struct OpenFile {
 /// What a wrapped file is.
 pub enum Kind {
     /// A database.
-    Main(MainFile),
-    /// The log of a followed database.
-    FollowedLog,
-}
-
-/// A database the host has open.
-pub struct MainFile {
-    vfs: BaseVfs,
-    /// SQLite's own name of the file: valid until xClose.
-    name: *const c_char,
-    flags: c_int,
-    creates: bool,
-    path: PathBuf,
-    replica: Option<Arc<Replica>>,
-    /// Slots of the shared index this connection holds, by bit.
-    shared: u8,
-    exclusive: u8,
-    checkpointing: bool,
-    /// What is served is served until the last connection closes it.
-    _opened: Opened,
-}
-
-impl MainFile {
-    /// A database about to be opened under SQLite's `name`.
-    pub fn new(
-        vfs: BaseVfs,
-        name: *const c_char,
-        flags: c_int,
-        path: PathBuf,
-        replica: Option<Arc<Replica>>,
-    ) -> Self {
-        let creates = flags & sqlite::SQLITE_OPEN_CREATE != 0;
-        // The file of a replica comes into being as a whole, never by an open.
-        let flags = match replica {
-            Some(_) => flags & !sqlite::SQLITE_OPEN_CREATE,
-            None => flags,
-        };
-        Self {
-            vfs,
-            name,
-            flags,
-            creates,
-            _opened: Opened::new(&path),
-            path,
-            replica,
-            shared: 0,
-            exclusive: 0,
-            checkpointing: false,
-        }
-    }
-
-    /// Opens the file beneath.
-    pub fn open_base(&self) -> Result<(BaseFile, c_int)> {
-        // SAFETY: SQLite keeps the name until it closes the file.
-        unsafe { self.vfs.open(self.name, self.flags) }
-    }
-
-    /// Like SQLite: without SQLITE_OPEN_CREATE nothing comes into being.
-    fn may_make(&self, replica: &Replica) -> Result<()> {
-        match self.creates || replica.host().exists(&self.path)? {
-            true => Ok(()),
-            false => Err(Error::CannotOpen(format!(
-                "{} does not exist, and this connection may not create it",
-                self.path.display()
-            ))),
-        }
-    }
-
-    fn follows(&self) -> bool {
-        self.replica.is_some()
-    }
-
-    /// Whether this lock is the start of a write transaction of the host. A checkpoint takes the
-    /// same locks and is none.
-    fn begins_write(&self, mask: u8, flags: c_int) -> bool {
-        if flags & sqlite::SQLITE_SHM_LOCK == 0 || self.exclusive & CHECKPOINT_SLOT != 0 {
-            return false;
-        }
-        match flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {
-            // A reader becomes a writer. (Recovery takes the lock without reading.)
-            true => mask == WRITE_SLOT && self.shared & READ_SLOTS != 0,
-            // Builds with SQLITE_ENABLE_SETLK_TIMEOUT lock first and begin to read then, which
-            // recovery never does.
-            false => mask & READ_SLOTS != 0 && self.exclusive & WRITE_SLOT != 0,
-        }
-    }
-
-    fn note_slots(&mut self, mask: u8, flags: c_int) {
-        let held = if flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {
-            &mut self.exclusive
-        } else {
-            &mut self.shared
-        };
-        if flags & sqlite::SQLITE_SHM_LOCK != 0 {
-            *held |= mask;
-        } else {
-            *held &= !mask;
-        }
-    }
-
-    fn refuse_write(&self) -> c_int {
-        last_error::note(&Error::ReadOnly(format!(
-            "{} is a replica: writes are made on its primary",
-            self.path.display()
-        )));
-        sqlite::SQLITE_READONLY
-    }
+    Main(Box<MainFile>),
+    /// The log of a followed or encrypted database.
+    Log(LogFile),
+    /// A journal of an encrypted database, with what connects it to that, or a temporary file.
+    Blocks(Box<SealedBlocks>, Option<Arc<Link>>),
 }
 
 /// Fills in the memory of a file SQLite is opening.
@@ -188,19 +85,79 @@ pub unsafe fn is_ours(file: *mut sqlite3_file) -> bool {
         .is_some_and(|file| METHODS.iter().any(|ours| std::ptr::eq(ours, file.pMethods)))
 }
 
-/// The replica that an open database file of ours belongs to.
+/// How the log of a database of ours is to be opened.
+pub struct LogOpening {
+    /// Whether the database is a replica.
+    pub followed: bool,
+    /// Whether it is encrypted, and then what connects the two files, with the log to be.
+    pub sealed: Option<(Arc<Link>, SealedLog)>,
+}
+
+/// How the log of an open database file is to be opened; `None` for one that we leave alone.
 ///
 /// # Safety
 /// `file` is null or an open file of any VFS.
-pub unsafe fn replica_of(file: *mut sqlite3_file) -> Option<Arc<Replica>> {
+pub unsafe fn log_of(file: *mut sqlite3_file) -> Result<Option<LogOpening>> {
+    // SAFETY: the caller's promise.
+    if !unsafe { is_ours(file) } {
+        return Ok(None);
+    }
+    // SAFETY: our method table proves that the file is ours.
+    let Kind::Main(main) = (unsafe { &mut opened(file).kind }) else {
+        return Ok(None);
+    };
+    let (followed, link) = (main.follows(), Arc::clone(main.link()));
+    let sealed = match main.sealed() {
+        None => None,
+        Some(sealed) => {
+            let size = sealed
+                .page_size()
+                .ok_or_else(|| Error::Corrupt("the encrypted database is empty".to_owned()))?;
+            let header = sealed.header();
+            let keys = Arc::clone(sealed.keys());
+            let log = SealedLog::new(keys, header.id(), size, header.backfill());
+            Some((link, log))
+        }
+    };
+    match followed || sealed.is_some() {
+        true => Ok(Some(LogOpening { followed, sealed })),
+        false => Ok(None),
+    }
+}
+
+/// The rollback journal of an open database file; `None` where that is not encrypted.
+///
+/// # Safety
+/// `file` is null or an open file of any VFS.
+pub unsafe fn journal_of(file: *mut sqlite3_file) -> Option<(SealedBlocks, Arc<Link>)> {
     // SAFETY: the caller's promise.
     if !unsafe { is_ours(file) } {
         return None;
     }
     // SAFETY: our method table proves that the file is ours.
-    match unsafe { &opened(file).kind } {
-        Kind::Main(main) => main.replica.clone(),
-        Kind::FollowedLog => None,
+    let Kind::Main(main) = (unsafe { &mut opened(file).kind }) else {
+        return None;
+    };
+    let link = Arc::clone(main.link());
+    let sealed = main.sealed()?;
+    let header = sealed.header();
+    let blocks = SealedBlocks::journal(Arc::clone(sealed.keys()), header.id(), header.rollback());
+    Some((blocks, link))
+}
+
+/// Finds out what an open database file is, where that was left to the first access.
+///
+/// # Safety
+/// `file` is null or an open file of any VFS.
+pub unsafe fn prepare(file: *mut sqlite3_file) -> Result<()> {
+    // SAFETY: the caller's promise.
+    if !unsafe { is_ours(file) } {
+        return Ok(());
+    }
+    // SAFETY: our method table proves that the file is ours.
+    match unsafe { &mut opened(file).kind } {
+        Kind::Main(main) => main.prepare().map(drop),
+        _ => Ok(()),
     }
 }
 
@@ -226,8 +183,18 @@ impl OpenFile {
 
     /// Makes the replica where there is none yet, and opens its file.
     fn make(&mut self) -> Result<()> {
-        if let (None, Kind::Main(main)) = (&self.base, &self.kind) {
-            if let Some(replica) = &main.replica {
+        let Kind::Main(main) = &mut self.kind else {
+            return Ok(());
+        };
+        if main.prepare()?
+            && let Some(replica) = main.replica()
+            && !replica.is_made()?
+        {
+            // What is there is no replica yet, and perhaps never.
+            self.base = None;
+        }
+        if self.base.is_none() {
+            if let Some(replica) = main.replica() {
                 main.may_make(replica)?;
                 replica.make()?;
             }
@@ -240,7 +207,7 @@ impl OpenFile {
         if let Err(error) = self.make() {
             last_error::note(&error);
             return match error.code() & 0xff {
-                code @ (sqlite::SQLITE_NOMEM | sqlite::SQLITE_AUTH) => code,
+                code @ (sqlite::SQLITE_NOMEM | sqlite::SQLITE_AUTH | sqlite::SQLITE_NOTADB) => code,
                 _ => sqlite::SQLITE_CANTOPEN,
             };
         }
@@ -252,25 +219,104 @@ impl OpenFile {
             return sqlite::SQLITE_BUSY;
         }
         // SAFETY: forwards SQLite's own arguments.
-        self.forward(
+        let code = self.forward(
             |m| m.xLock,
             |f, file| unsafe { f(file, level) },
             sqlite::SQLITE_CANTOPEN,
-        )
+        );
+        if let (sqlite::SQLITE_OK, Kind::Main(main), Some(base)) =
+            (code, &mut self.kind, &self.base)
+            && let Err(error) = main.locked(base, level)
+        {
+            last_error::note(&error);
+            // A lock that is refused was not taken.
+            let before = match level {
+                sqlite::SQLITE_LOCK_SHARED => sqlite::SQLITE_LOCK_NONE,
+                _ => sqlite::SQLITE_LOCK_SHARED,
+            };
+            // SAFETY: gives back what was just taken.
+            base.call(|m| m.xUnlock, |f, file| unsafe { f(file, before) });
+            return error.code();
+        }
+        code
+    }
+
+    /// What is read without locks is found out at the first read of a page.
+    fn make_immutable(&mut self) -> Result<()> {
+        match &self.kind {
+            Kind::Main(main) if main.may_be_sealed() && main.is_immutable() => {}
+            _ => return Ok(()),
+        }
+        self.make()?;
+        match (&mut self.kind, &self.base) {
+            (Kind::Main(main), Some(base)) => main.find_header(base),
+            _ => Ok(()),
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        // Before a key may have come SQLite looks at the first 100 bytes.
+        if offset > 0 || buffer.len() > FILE_HEADER {
+            self.make_immutable()?;
+        }
+        match (&mut self.kind, &self.base) {
+            (Kind::Main(main), base) => main_file::read_sealed(main, base.as_ref(), buffer, offset),
+            (Kind::Log(log), Some(base)) => match &log.sealed {
+                Some(link) => link.read(base, buffer, offset),
+                None => RawFile::read(base, buffer, offset),
+            },
+            (Kind::Blocks(blocks, _), Some(base)) => blocks.read(base, buffer, offset),
+            (_, None) => Ok(0),
+        }
+    }
+
+    /// Whether calls only pass through.
+    fn is_plain(&self) -> bool {
+        match &self.kind {
+            Kind::Main(main) => !main.is_sealed() && self.base.is_some(),
+            Kind::Log(log) => log.sealed.is_none(),
+            Kind::Blocks(..) => false,
+        }
+    }
+
+    fn write_sealed(&mut self, data: &[u8], offset: u64) -> Result<()> {
+        let Some(base) = &self.base else {
+            return Err(Error::Internal("a write before there is a file".to_owned()));
+        };
+        match &mut self.kind {
+            Kind::Main(main) if main.checkpointing() => main.write_copied(base, data, offset),
+            Kind::Main(main) => main.write_changed(base, data, offset),
+            Kind::Log(log) => match &log.sealed {
+                Some(link) => link.with(|log| log.write(base, data, offset)),
+                None => RawFile::write(base, data, offset),
+            },
+            Kind::Blocks(blocks, link) => {
+                blocks.write(base, data, offset)?;
+                if let Some(link) = link {
+                    link.journal_written(blocks.as_journal());
+                }
+                Ok(())
+            }
+        }
     }
 
     fn write(&mut self, data: *const c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
         match &self.kind {
-            Kind::FollowedLog => {
+            Kind::Log(log) if log.followed => {
                 last_error::note(&Error::ReadOnly(
                     "a replica takes writes on its primary only".to_owned(),
                 ));
                 return sqlite::SQLITE_READONLY;
             }
-            Kind::Main(main) if main.follows() && !main.checkpointing => {
+            Kind::Main(main) if main.follows() && !main.checkpointing() => {
                 return main.refuse_write();
             }
-            Kind::Main(_) => {}
+            _ => {}
+        }
+        if !self.is_plain() {
+            // SAFETY: SQLite's data has `amount` bytes.
+            let data = unsafe { std::slice::from_raw_parts(data.cast(), amount as usize) };
+            return code_of(self.write_sealed(data, offset as u64));
         }
         // SAFETY: forwards SQLite's own arguments.
         self.forward(
@@ -278,6 +324,88 @@ impl OpenFile {
             |f, file| unsafe { f(file, data, amount, offset) },
             sqlite::SQLITE_IOERR_WRITE,
         )
+    }
+
+    fn truncate_sealed(&mut self, size: u64) -> Result<()> {
+        let Some(base) = &self.base else {
+            return Ok(());
+        };
+        match &mut self.kind {
+            Kind::Main(main) => main.truncate(base, size),
+            Kind::Log(log) => match &log.sealed {
+                Some(link) => link.with(|log| log.truncate(base, size)),
+                None => RawFile::truncate(base, size),
+            },
+            Kind::Blocks(blocks, link) => {
+                blocks.truncate(base, size)?;
+                if let Some(link) = link {
+                    link.journal_written(blocks.as_journal());
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn size_sealed(&mut self) -> Result<u64> {
+        self.make_immutable()?;
+        let Some(base) = &self.base else {
+            return Ok(0);
+        };
+        match &mut self.kind {
+            Kind::Main(main) => match main.sealed() {
+                Some(sealed) => sealed.size(base),
+                None => Ok(0),
+            },
+            Kind::Log(log) => match &log.sealed {
+                Some(link) => link.size(base),
+                None => RawFile::size(base),
+            },
+            Kind::Blocks(blocks, _) => blocks.size(base),
+        }
+    }
+
+    fn before_sync(&mut self) -> Result<()> {
+        match (&mut self.kind, &self.base) {
+            (Kind::Main(main), Some(base)) => match main.sealed() {
+                Some(sealed) => sealed.before_sync(base),
+                None => Ok(()),
+            },
+            (Kind::Log(log), Some(base)) => match &log.sealed {
+                Some(link) => link.with(|log| log.flush(base)),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn after_sync(&mut self) -> Result<()> {
+        match (&mut self.kind, &self.base) {
+            (Kind::Main(main), Some(base)) => match main.sealed() {
+                Some(sealed) => sealed.after_sync(base),
+                None => Ok(()),
+            },
+            (Kind::Blocks(_, Some(link)), _) => {
+                link.journal_synced();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn sync(&mut self, flags: c_int) -> c_int {
+        if let Err(error) = self.before_sync() {
+            return code_of(Err(error));
+        }
+        // SAFETY: forwards SQLite's own arguments.
+        let code = self.forward(
+            |m| m.xSync,
+            |f, file| unsafe { f(file, flags) },
+            sqlite::SQLITE_OK,
+        );
+        match code {
+            sqlite::SQLITE_OK => code_of(self.after_sync()),
+            code => code,
+        }
     }
 
     fn shm_lock(&mut self, offset: c_int, count: c_int, flags: c_int) -> c_int {
@@ -294,10 +422,24 @@ impl OpenFile {
             |f, file| unsafe { f(file, offset, count, flags) },
             sqlite::SQLITE_IOERR_SHMLOCK,
         );
-        if let (sqlite::SQLITE_OK, Kind::Main(main)) = (code, &mut self.kind) {
-            main.note_slots(mask, flags);
-        }
-        code
+        let (sqlite::SQLITE_OK, Kind::Main(main), Some(base)) = (code, &mut self.kind, &self.base)
+        else {
+            return code;
+        };
+        main.note_slots(mask, flags);
+        let Err(error) = main.slots_changed(base, mask, flags) else {
+            return code;
+        };
+        last_error::note(&error);
+        // A lock that is refused was not taken.
+        let back = flags & !sqlite::SQLITE_SHM_LOCK | sqlite::SQLITE_SHM_UNLOCK;
+        // SAFETY: gives back what was just taken.
+        base.call(
+            |m| m.xShmLock,
+            |f, file| unsafe { f(file, offset, count, back) },
+        );
+        main.note_slots(mask, back);
+        error.code()
     }
 
     fn control(&mut self, operation: c_int, argument: *mut c_void) -> c_int {
@@ -312,12 +454,45 @@ impl OpenFile {
                 sqlite::SQLITE_FCNTL_VFSNAME if self.base.is_none() => {
                     return main.vfs_name(argument.cast());
                 }
-                sqlite::SQLITE_FCNTL_PDB if main.follows() => {
+                sqlite::SQLITE_FCNTL_PDB => {
                     // SAFETY: for this operation SQLite passes a pointer to the handle.
-                    unsafe { give_busy_timeout(*argument.cast()) };
+                    let db = unsafe { *argument.cast() };
+                    main.belongs_to(db);
+                    if main.may_follow() {
+                        // SAFETY: the handle is the connection that is opening the file.
+                        unsafe { give_busy_timeout(db) };
+                    }
                 }
-                SQLITE_FCNTL_CKPT_START => main.checkpointing = true,
-                SQLITE_FCNTL_CKPT_DONE => main.checkpointing = false,
+                SQLITE_FCNTL_CKPT_START => main.set_checkpointing(true),
+                SQLITE_FCNTL_CKPT_DONE => {
+                    main.set_checkpointing(false);
+                    if let (Some(base), Some(sealed)) = (&self.base, main.sealed())
+                        && let Err(error) = sealed.some_copied(base)
+                    {
+                        return code_of(Err(error));
+                    }
+                }
+                // All pages of a transaction are written, whether they are synced then or not.
+                sqlite::SQLITE_FCNTL_SYNC => {
+                    if let Some(base) = &self.base
+                        && let Err(error) = main.all_written(base)
+                    {
+                        return code_of(Err(error));
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !self.is_plain() {
+            match operation {
+                // In terms of the plain file; hints that may be left out.
+                sqlite::SQLITE_FCNTL_SIZE_HINT | sqlite::SQLITE_FCNTL_CHUNK_SIZE => {
+                    return sqlite::SQLITE_OK;
+                }
+                sqlite::SQLITE_FCNTL_MMAP_SIZE
+                | sqlite::SQLITE_FCNTL_BEGIN_ATOMIC_WRITE
+                | sqlite::SQLITE_FCNTL_COMMIT_ATOMIC_WRITE
+                | sqlite::SQLITE_FCNTL_ROLLBACK_ATOMIC_WRITE => return sqlite::SQLITE_NOTFOUND,
                 _ => {}
             }
         }
@@ -325,6 +500,17 @@ impl OpenFile {
             // SAFETY: forwards SQLite's own arguments.
             Some(base) => unsafe { base.control(operation, argument) },
             None => sqlite::SQLITE_NOTFOUND,
+        }
+    }
+}
+
+/// What SQLite is told of a result.
+fn code_of(result: Result<()>) -> c_int {
+    match result {
+        Ok(()) => sqlite::SQLITE_OK,
+        Err(error) => {
+            last_error::note(&error);
+            error.code()
         }
     }
 }
@@ -345,38 +531,6 @@ unsafe fn give_busy_timeout(db: *mut sqlite::sqlite3) {
 const SQLITE_FCNTL_CKPT_DONE: c_int = 37;
 const SQLITE_FCNTL_CKPT_START: c_int = 39;
 
-impl MainFile {
-    /// # Safety
-    /// `argument` is the array SQLite documents for `SQLITE_FCNTL_PRAGMA`.
-    unsafe fn pragma(&self, argument: *mut *mut c_char) -> Option<c_int> {
-        // SAFETY: the caller's promise: name is a string, value a string or null.
-        let text = |at: usize| unsafe {
-            let text = *argument.add(at);
-            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy())
-        };
-        let page_size = match &self.replica {
-            Some(replica) => replica.page_size(),
-            None => primary::served_page_size(&self.path)?,
-        };
-        let refusal = pragma::refusal(&text(1)?, text(2).as_deref(), page_size)?;
-        last_error::note(&Error::Misuse(refusal.clone()));
-        // SAFETY: SQLite frees the message it finds in the first element.
-        unsafe { *argument = crate::ffi::sqlite_text(&refusal) };
-        Some(sqlite::SQLITE_ERROR)
-    }
-
-    fn vfs_name(&self, argument: *mut *mut c_char) -> c_int {
-        let name = format!(
-            "{}/{}",
-            super::register::NAME,
-            self.vfs.name().to_string_lossy()
-        );
-        // SAFETY: for SQLITE_FCNTL_VFSNAME the argument is a `char**` that SQLite frees.
-        unsafe { *argument = crate::ffi::sqlite_text(&name) };
-        sqlite::SQLITE_OK
-    }
-}
-
 unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
     guard(sqlite::SQLITE_IOERR_CLOSE, || {
         let memory = file.cast::<ReplicaFile>();
@@ -384,6 +538,9 @@ unsafe extern "C" fn close(file: *mut sqlite3_file) -> c_int {
         let open = unsafe { Box::from_raw((*memory).open) };
         // SAFETY: the memory is SQLite's and stays valid; null methods mean closed.
         unsafe { (*memory).methods = std::ptr::null() };
+        if let Kind::Blocks(_, Some(link)) = &open.kind {
+            link.journal_closed();
+        }
         drop(open);
         sqlite::SQLITE_OK
     })
@@ -397,18 +554,28 @@ unsafe extern "C" fn read(
 ) -> c_int {
     // SAFETY: SQLite's call on an open file of ours.
     let open = unsafe { opened(file) };
-    match &open.base {
+    if open.is_plain() {
         // SAFETY: forwards SQLite's own arguments.
-        Some(base) => base.call(
+        return open.forward(
             |m| m.xRead,
             |f, file| unsafe { f(file, buffer, amount, offset) },
-        ),
-        None => {
-            // SAFETY: the buffer has `amount` bytes; a short read must zero what is missing.
-            unsafe { std::ptr::write_bytes(buffer.cast::<u8>(), 0, amount as usize) };
-            sqlite::SQLITE_IOERR_SHORT_READ
-        }
+            sqlite::SQLITE_IOERR_READ,
+        );
     }
+    guard(sqlite::SQLITE_IOERR_READ, || {
+        // SAFETY: the buffer has `amount` bytes.
+        let buffer =
+            unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), amount as usize) };
+        match open.read(buffer, offset as u64) {
+            Ok(read) if read == buffer.len() => sqlite::SQLITE_OK,
+            // A short read must zero what is missing.
+            Ok(read) => {
+                buffer[read..].fill(0);
+                sqlite::SQLITE_IOERR_SHORT_READ
+            }
+            Err(error) => code_of(Err(error)),
+        }
+    })
 }
 
 unsafe extern "C" fn write(
@@ -424,8 +591,15 @@ unsafe extern "C" fn write(
 }
 
 unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c_int {
-    // SAFETY: SQLite's call on an open file of ours; arguments forwarded.
-    unsafe { opened(file) }.forward(
+    // SAFETY: SQLite's call on an open file of ours.
+    let open = unsafe { opened(file) };
+    if !open.is_plain() {
+        return guard(sqlite::SQLITE_IOERR_TRUNCATE, || {
+            code_of(open.truncate_sealed(size as u64))
+        });
+    }
+    // SAFETY: arguments forwarded.
+    open.forward(
         |m| m.xTruncate,
         |f, file| unsafe { f(file, size) },
         sqlite::SQLITE_IOERR_TRUNCATE,
@@ -433,19 +607,29 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
 }
 
 unsafe extern "C" fn sync(file: *mut sqlite3_file, flags: c_int) -> c_int {
-    // SAFETY: SQLite's call on an open file of ours; arguments forwarded.
-    unsafe { opened(file) }.forward(
-        |m| m.xSync,
-        |f, file| unsafe { f(file, flags) },
-        sqlite::SQLITE_OK,
-    )
+    guard(sqlite::SQLITE_IOERR_FSYNC, || {
+        // SAFETY: SQLite's call on an open file of ours.
+        unsafe { opened(file) }.sync(flags)
+    })
 }
 
 unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64) -> c_int {
     // SAFETY: the out-parameter is valid, and set even when nothing is forwarded.
     unsafe { *size = 0 };
-    // SAFETY: SQLite's call on an open file of ours; arguments forwarded.
-    unsafe { opened(file) }.forward(
+    // SAFETY: SQLite's call on an open file of ours.
+    let open = unsafe { opened(file) };
+    if !open.is_plain() {
+        return guard(sqlite::SQLITE_IOERR_FSTAT, || match open.size_sealed() {
+            Ok(bytes) => {
+                // SAFETY: as above.
+                unsafe { *size = bytes as i64 };
+                sqlite::SQLITE_OK
+            }
+            Err(error) => code_of(Err(error)),
+        });
+    }
+    // SAFETY: arguments forwarded.
+    open.forward(
         |m| m.xFileSize,
         |f, file| unsafe { f(file, size) },
         sqlite::SQLITE_OK,
@@ -505,6 +689,8 @@ unsafe extern "C" fn device_characteristics(file: *mut sqlite3_file) -> c_int {
         0,
     );
     match &open.kind {
+        // Sealed pages are no sectors: nothing is written atomically. Frames must not be padded.
+        _ if !open.is_plain() => sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE,
         // Without it SQLite pads commits of a replicated log with copies of the commit frame.
         Kind::Main(main) if main.follows() => base | sqlite::SQLITE_IOCAP_POWERSAFE_OVERWRITE,
         _ => base,
@@ -568,8 +754,13 @@ unsafe extern "C" fn fetch(
 ) -> c_int {
     // SAFETY: the out-parameter is valid; null makes SQLite read instead.
     unsafe { *address = std::ptr::null_mut() };
-    // SAFETY: SQLite's call on an open file of ours; arguments forwarded.
-    unsafe { opened(file) }.forward(
+    // SAFETY: SQLite's call on an open file of ours.
+    let open = unsafe { opened(file) };
+    if !open.is_plain() {
+        return sqlite::SQLITE_OK;
+    }
+    // SAFETY: arguments forwarded.
+    open.forward(
         |m| m.xFetch,
         |f, file| unsafe { f(file, offset, amount, address) },
         sqlite::SQLITE_OK,

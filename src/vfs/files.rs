@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU32;
 use libsqlite3_sys as sqlite;
 
 use super::base::{BaseFile, BaseVfs, FileName, NamePart};
+use crate::crypt::RawFile;
 use crate::error::{Error, Result};
 use crate::wal::{Lock, LogFile, REGION_WORDS, SharedIndex};
 
@@ -48,10 +49,28 @@ impl OwnFile {
 
     /// Opens the log of the database at `path`, creating an empty one where there is none. The
     /// SHARED lock on the database must be held.
-    pub fn open_log(vfs: BaseVfs, path: &Path) -> Result<Self> {
+    pub fn open_log(vfs: BaseVfs, path: &Path, sealed: bool) -> Result<Self> {
         let flags =
             sqlite::SQLITE_OPEN_READWRITE | sqlite::SQLITE_OPEN_CREATE | sqlite::SQLITE_OPEN_WAL;
-        Self::open(vfs, path, NamePart::Log, flags)
+        let name = match sealed {
+            true => FileName::sealed(path)?,
+            false => FileName::new(path)?,
+        };
+        Self::open_named(vfs, path, name, NamePart::Log, flags)
+    }
+
+    /// Opens an existing database for its header, without locks.
+    pub fn peek(vfs: BaseVfs, path: &Path, writes: bool) -> Result<Self> {
+        let mode = match writes {
+            true => sqlite::SQLITE_OPEN_READWRITE,
+            false => sqlite::SQLITE_OPEN_READONLY,
+        };
+        Self::open(
+            vfs,
+            path,
+            NamePart::Database,
+            mode | sqlite::SQLITE_OPEN_MAIN_DB,
+        )
     }
 
     /// Opens or creates a file that is to become a database.
@@ -84,7 +103,17 @@ impl OwnFile {
     }
 
     fn open(vfs: BaseVfs, path: &Path, part: NamePart, flags: c_int) -> Result<Self> {
-        let file = vfs.open_path(FileName::new(path)?, part, flags)?;
+        Self::open_named(vfs, path, FileName::new(path)?, part, flags)
+    }
+
+    fn open_named(
+        vfs: BaseVfs,
+        path: &Path,
+        name: FileName,
+        part: NamePart,
+        flags: c_int,
+    ) -> Result<Self> {
+        let file = vfs.open_path(name, part, flags)?;
         let suffix = if part == NamePart::Log { "-wal" } else { "" };
         Ok(Self {
             file,
@@ -126,43 +155,26 @@ impl OwnFile {
 }
 
 impl OwnFile {
-    fn read_once(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        // SAFETY: the buffer is valid for its length, which fits the chunk sizes of our callers.
-        let code = self.file.call(
-            |m| m.xRead,
-            |read, file| unsafe {
-                read(
-                    file,
-                    buffer.as_mut_ptr().cast(),
-                    buffer.len() as c_int,
-                    offset as i64,
-                )
+    /// The same error, with the name of the file.
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match error {
+            Error::Io { action, code, .. } => Error::Io {
+                action,
+                path: self.path.clone(),
+                code,
             },
-        );
-        if code != sqlite::SQLITE_IOERR_SHORT_READ {
-            return self.check("read", code).map(|()| buffer.len());
-        }
-        // A short read fills the rest with zeros and does not say how much there was.
-        let there = self.size()?.saturating_sub(offset);
-        Ok(buffer
-            .len()
-            .min(usize::try_from(there).unwrap_or(usize::MAX)))
+            error => error,
+        })
     }
 
-    fn write_once(&self, data: &[u8], offset: u64) -> Result<()> {
-        // SAFETY: the data is valid for its length.
-        let code = self.file.call(
-            |m| m.xWrite,
-            |write, file| unsafe {
-                write(
-                    file,
-                    data.as_ptr().cast(),
-                    data.len() as c_int,
-                    offset as i64,
-                )
-            },
-        );
-        self.check("write", code)
+    /// The file beneath.
+    pub fn raw(&self) -> &BaseFile {
+        &self.file
+    }
+
+    /// The name for messages.
+    pub fn path(&self) -> &str {
+        &self.path
     }
 }
 
@@ -170,7 +182,7 @@ impl LogFile for OwnFile {
     fn read(&self, buffer: &mut [u8], mut offset: u64) -> Result<usize> {
         let mut done = 0;
         for chunk in buffer.chunks_mut(MOST_BYTES) {
-            let read = self.read_once(chunk, offset)?;
+            let read = self.named(RawFile::read(&self.file, chunk, offset))?;
             done += read;
             offset += read as u64;
             if read < chunk.len() {
@@ -182,42 +194,25 @@ impl LogFile for OwnFile {
 
     fn write(&self, data: &[u8], mut offset: u64) -> Result<()> {
         for chunk in data.chunks(MOST_BYTES) {
-            self.write_once(chunk, offset)?;
+            self.named(RawFile::write(&self.file, chunk, offset))?;
             offset += chunk.len() as u64;
         }
         Ok(())
     }
 
     fn sync(&self) -> Result<()> {
-        // SAFETY: the file is open.
-        let code = self.file.call(
-            |m| m.xSync,
-            |sync, file| unsafe { sync(file, sqlite::SQLITE_SYNC_NORMAL) },
-        );
-        self.check("sync", code)
+        self.named(RawFile::sync(&self.file))
     }
 
     fn size(&self) -> Result<u64> {
-        let mut size = 0;
-        // SAFETY: the out-parameter lives across the call.
-        let code = self.file.call(
-            |m| m.xFileSize,
-            |call, file| unsafe { call(file, &mut size) },
-        );
-        self.check("size of", code)?;
-        Ok(u64::try_from(size).unwrap_or(0))
+        self.named(RawFile::size(&self.file))
     }
 }
 
 impl OwnFile {
     /// Sets the size of the file in bytes.
     pub fn truncate(&self, size: u64) -> Result<()> {
-        // SAFETY: the file is open.
-        let code = self.file.call(
-            |m| m.xTruncate,
-            |call, file| unsafe { call(file, size as i64) },
-        );
-        self.check("truncate", code)
+        self.named(RawFile::truncate(&self.file, size))
     }
 }
 

@@ -11,7 +11,12 @@ use rusqlite::Connection;
 
 use super::base::BaseVfs;
 use super::files::{OwnFile, OwnIndex};
+use super::register;
+use super::sealed::{SealedContent, SealedOwnLog, SealedScratch};
+use super::unlock;
+use crate::crypt::key::{Keys, Secret};
 use crate::database::host::{DatabaseFiles, Host, Spool};
+use crate::database::{keys, paths};
 use crate::error::{Error, Result, StoreContext};
 
 /// How long an internal connection waits for a lock of someone else.
@@ -43,12 +48,15 @@ impl SqliteHost {
             | sqlite::SQLITE_OPEN_CREATE
             | sqlite::SQLITE_OPEN_PRIVATECACHE
             | sqlite::SQLITE_OPEN_FULLMUTEX;
+        // An encrypted file is opened through our own VFS, which finds the keys.
+        let vfs = match keys::find(path) {
+            Some(_) => register::C_NAME,
+            None => self.vfs.name(),
+        };
         let mut db = std::ptr::null_mut();
         INTERNAL.with(|internal| internal.set(true));
         // SAFETY: name and VFS name are NUL-terminated, `db` lives across the call.
-        let code = unsafe {
-            sqlite::sqlite3_open_v2(name.as_ptr(), &mut db, flags, self.vfs.name().as_ptr())
-        };
+        let code = unsafe { sqlite::sqlite3_open_v2(name.as_ptr(), &mut db, flags, vfs.as_ptr()) };
         INTERNAL.with(|internal| internal.set(false));
         if code != sqlite::SQLITE_OK {
             // SAFETY: a failed open still returns a handle that must be closed; null is allowed.
@@ -68,7 +76,15 @@ impl Host for SqliteHost {
     fn open_database(&self, path: &Path) -> Result<DatabaseFiles> {
         let content = OwnFile::open_database(self.vfs, path)?;
         let index = Box::new(OwnIndex(Arc::clone(&content)));
-        let log = Box::new(OwnFile::open_log(self.vfs, path)?);
+        if let Some(keys) = keys::find(path) {
+            let content = SealedContent::of(content, Arc::clone(&keys))?;
+            return Ok(DatabaseFiles {
+                log: Box::new(SealedOwnLog::open(self.vfs, path, &content, keys)?),
+                index,
+                content: Box::new(content),
+            });
+        }
+        let log = Box::new(OwnFile::open_log(self.vfs, path, false)?);
         Ok(DatabaseFiles {
             log,
             index,
@@ -77,11 +93,36 @@ impl Host for SqliteHost {
     }
 
     fn open_spool(&self, path: &Path) -> Result<Box<dyn Spool>> {
-        Ok(Box::new(OwnFile::create(self.vfs, path)?))
+        Ok(
+            match paths::spooled(path).and_then(|database| keys::find(&database)) {
+                Some(keys) => Box::new(SealedContent::spool(self.vfs, path, keys)?),
+                None => Box::new(OwnFile::create(self.vfs, path)?),
+            },
+        )
     }
 
     fn open_scratch(&self, path: &Path) -> Result<Box<dyn Spool>> {
-        Ok(Box::new(OwnFile::create_scratch(self.vfs, path)?))
+        let file = OwnFile::create_scratch(self.vfs, path)?;
+        Ok(match keys::any() {
+            true => Box::new(SealedScratch::new(
+                file,
+                unlock::ephemeral()?,
+                self.random()?,
+            )),
+            false => Box::new(file),
+        })
+    }
+
+    fn unlock(&self, path: &Path, secret: Option<&Secret>) -> Result<Option<Arc<Keys>>> {
+        unlock::unlock(self.vfs, path, secret)
+    }
+
+    fn is_wrapped(&self, path: &Path, keys: &Keys) -> Result<bool> {
+        unlock::is_wrapped(self.vfs, path, keys)
+    }
+
+    fn rewrap(&self, path: &Path, keys: &Keys) -> Result<()> {
+        unlock::rewrap(self.vfs, path, keys)
     }
 
     fn connect(&self, path: &Path) -> Result<Connection> {

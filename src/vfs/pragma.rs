@@ -1,5 +1,18 @@
 //! Pragmas that a replicated database refuses: they would take the log away from under it.
 
+use crate::crypt::key::Secret;
+use crate::error::Result;
+
+/// How the value of a pragma that gives a key is read; `None` for other pragmas. `key` and `hexkey`
+/// are what the encryption extensions of the field know.
+pub fn secret(name: &str) -> Option<fn(&str) -> Result<Secret>> {
+    match name.to_ascii_lowercase().as_str() {
+        "key" => Some(Secret::parse),
+        "hexkey" => Some(Secret::from_hex),
+        _ => None,
+    }
+}
+
 /// What a replicated database says to `PRAGMA name = value`; `None` lets SQLite go on.
 pub fn refusal(name: &str, value: Option<&str>, page_size: Option<u32>) -> Option<String> {
     let value = value?;

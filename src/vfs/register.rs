@@ -7,20 +7,27 @@ use std::sync::{Arc, OnceLock};
 use libsqlite3_sys as sqlite;
 use sqlite::{sqlite3_file, sqlite3_vfs};
 
-use super::base::BaseVfs;
-use super::file::{self, Kind, MainFile, ReplicaFile};
-use super::host::SqliteHost;
+use super::base::{BaseFile, BaseVfs, FileName, NamePart};
+use super::file::{self, Kind, LogOpening, ReplicaFile};
+use super::host::{self, SqliteHost};
+use super::log_file::{Link, LogFile};
+use super::main_file::{MainFile, Opening};
+use super::{temporary, unlock};
+use crate::crypt::blocks::SealedBlocks;
+use crate::crypt::key::Keys;
 use crate::database::host::Host;
+use crate::database::keys;
 use crate::database::settings::{NAMES, Settings};
 use crate::database::store::Store;
 use crate::error::{Error, Result};
 use crate::ffi::guard;
 use crate::last_error;
+use crate::remote;
 use crate::replica::registry;
 
 /// The name under which the VFS is found.
 pub const NAME: &str = "replica";
-const C_NAME: &CStr = c"replica";
+pub(super) const C_NAME: &CStr = c"replica";
 
 struct Registered {
     base: BaseVfs,
@@ -178,9 +185,26 @@ unsafe extern "C" fn open(
             // SAFETY: SQLite opens a log with a name derived from an open main database.
             let main = unsafe { sqlite::sqlite3_database_file_object(name) };
             // SAFETY: that is an open file, of ours or of another VFS.
-            if unsafe { file::replica_of(main) }.is_some() {
+            match unsafe { file::log_of(main) } {
                 // SAFETY: SQLite's own arguments.
-                return answer(unsafe { open_followed_log(name, file, flags, out_flags) });
+                Ok(Some(opening)) => {
+                    return answer(unsafe { open_log(opening, name, file, flags, out_flags) });
+                }
+                Ok(None) => {}
+                Err(error) => return answer(Err(error)),
+            }
+        }
+        if temporary::is_one(flags) && keys::any() {
+            // SAFETY: SQLite's own arguments.
+            return answer(unsafe { open_temporary(name, file, flags, out_flags) });
+        }
+        if flags & sqlite::SQLITE_OPEN_MAIN_JOURNAL != 0 {
+            // SAFETY: SQLite opens a journal with a name derived from an open main database.
+            let main = unsafe { sqlite::sqlite3_database_file_object(name) };
+            // SAFETY: that is an open file, of ours or of another VFS.
+            if let Some(journal) = unsafe { file::journal_of(main) } {
+                // SAFETY: SQLite's own arguments.
+                return answer(unsafe { open_journal(journal, name, file, flags, out_flags) });
             }
         }
         // SAFETY: forwards SQLite's own arguments; szOsFile is large enough for the base.
@@ -213,17 +237,67 @@ unsafe fn open_main(
 ) -> Result<()> {
     let registered = REGISTERED.get().ok_or_else(not_loaded)?;
     // SAFETY: a NUL-terminated name.
-    let path = PathBuf::from(
-        unsafe { CStr::from_ptr(name) }
-            .to_string_lossy()
-            .into_owned(),
-    );
+    let path = unsafe { path_of(name) };
+    let internal = host::opening_internally();
     // SAFETY: the name of a main database carries its URI parameters.
+    let (main, later) = match internal {
+        true => {
+            let mut main = MainFile::new(registered.base, name, flags, path, true);
+            main.open_later(Opening::Internal);
+            (main, false)
+        }
+        false => unsafe { host_main(registered, name, flags, path) }?,
+    };
+    let (base, opened_flags) = match later {
+        true => (None, flags),
+        false => main.open_base().map(|(base, flags)| (Some(base), flags))?,
+    };
+    // SAFETY: SQLite gave us szOsFile bytes; the out-parameter may be null.
+    unsafe {
+        file::install(file, base, Kind::Main(Box::new(main)));
+        if let Some(out) = out_flags.as_mut() {
+            *out = opened_flags;
+        }
+    }
+    Ok(())
+}
+
+/// A database that the host opens, and whether its file is opened at the first access only.
+///
+/// # Safety
+/// `name` is the name of a main database, from SQLite.
+unsafe fn host_main(
+    registered: &Registered,
+    name: *const c_char,
+    flags: c_int,
+    path: PathBuf,
+) -> Result<(MainFile, bool)> {
+    // SAFETY: the caller's promise.
     let settings = unsafe { uri_settings(name) }?;
     // SAFETY: as above.
     let immutable = unsafe { sqlite::sqlite3_uri_boolean(name, c"immutable".as_ptr(), 0) } != 0;
-    if settings.sync_url.is_some() {
+    if let Some(url) = &settings.sync_url {
         may_follow(&path, immutable, flags & sqlite::SQLITE_OPEN_CREATE != 0)?;
+        // Says at once what could never be followed; no connection is made yet.
+        remote::check(url, settings.ca_file.as_deref())?;
+    }
+    let keyed = settings.key.is_some()
+        || registry::secrets(&path).key.is_some()
+        || Settings::from_environment().key.is_some();
+    let there = registered.host.exists(&path)?;
+    // With a key the first access finds it out.
+    let sealed = match keyed && there {
+        true => Some(true),
+        false => unlock::is_sealed(registered.base, &path)?,
+    };
+    let found_sealed = sealed == Some(true);
+    let mut main = MainFile::new(registered.base, name, flags, path.clone(), found_sealed);
+    main.count();
+    if keyed || sealed != Some(false) {
+        // A key may still come, or is to be tried.
+        let follows = settings.sync_url.is_some() || sealed.is_some();
+        main.open_later(Opening::Host(Box::new(settings)));
+        return Ok((main, !there && follows));
     }
     let replica = registry::attach(&registered.host, &path, settings)?;
     if replica.is_some() {
@@ -234,23 +308,20 @@ unsafe fn open_main(
         Some(replica) => !replica.is_made()?,
         None => false,
     };
-    let main = MainFile::new(registered.base, name, flags, path, replica);
-    let (base, opened_flags) = match later {
-        true => (None, flags),
-        false => main.open_base().map(|(base, flags)| (Some(base), flags))?,
-    };
-    // SAFETY: SQLite gave us szOsFile bytes; the out-parameter may be null.
-    unsafe {
-        file::install(file, base, Kind::Main(main));
-        if let Some(out) = out_flags.as_mut() {
-            *out = opened_flags;
-        }
-    }
-    Ok(())
+    main.follow(replica);
+    Ok((main, later))
+}
+
+/// # Safety
+/// `name` is a NUL-terminated name.
+unsafe fn path_of(name: *const c_char) -> PathBuf {
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    PathBuf::from(name.into_owned())
 }
 
 /// Refuses, before anything is made, what could never read a replica.
-fn may_follow(path: &Path, immutable: bool, creates: bool) -> Result<()> {
+pub(super) fn may_follow(path: &Path, immutable: bool, creates: bool) -> Result<()> {
     if immutable {
         return Err(Error::CannotOpen(format!(
             "{} is a replica, which changes: immutable=1 would read it without locks and without \
@@ -268,25 +339,184 @@ fn may_follow(path: &Path, immutable: bool, creates: bool) -> Result<()> {
     Ok(())
 }
 
+/// What SQLite appends to the name of a database for its log, and for its journal.
+const LOG: (&str, NamePart) = ("-wal", NamePart::Log);
+const JOURNAL: (&str, NamePart) = ("-journal", NamePart::Journal);
+
+/// The encrypted database that this process has open, where `name` is that of its log or journal.
+///
+/// # Safety
+/// `name` is null or a NUL-terminated name.
+unsafe fn sealed_beside(
+    name: *const c_char,
+    (suffix, _): (&str, NamePart),
+) -> Option<(PathBuf, Arc<Keys>)> {
+    if name.is_null() || !keys::any() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
+    let database = PathBuf::from(name.strip_suffix(suffix)?);
+    let keys = keys::find(&database)?;
+    Some((database, keys))
+}
+
+/// Installs an open file of ours.
+///
+/// # Safety
+/// `file` and `out_flags` are arguments of SQLite's xOpen.
+unsafe fn installed(
+    file: *mut sqlite3_file,
+    (base, opened_flags): (BaseFile, c_int),
+    kind: Kind,
+    out_flags: *mut c_int,
+) {
+    // SAFETY: SQLite gave us szOsFile bytes; the out-parameter may be null.
+    unsafe {
+        file::install(file, Some(base), kind);
+        if let Some(out) = out_flags.as_mut() {
+            *out = opened_flags;
+        }
+    }
+}
+
 /// # Safety
 /// The arguments of SQLite's xOpen for a log.
-unsafe fn open_followed_log(
+unsafe fn open_log(
+    opening: LogOpening,
     name: *const c_char,
     file: *mut sqlite3_file,
     flags: c_int,
     out_flags: *mut c_int,
 ) -> Result<()> {
     let registered = REGISTERED.get().ok_or_else(not_loaded)?;
-    // SAFETY: SQLite keeps the name until it closes the file.
-    let (base, opened_flags) = unsafe { registered.base.open(name, flags) }?;
-    // SAFETY: SQLite gave us szOsFile bytes; the out-parameter may be null.
-    unsafe {
-        file::install(file, Some(base), Kind::FollowedLog);
-        if let Some(out) = out_flags.as_mut() {
-            *out = opened_flags;
+    let (base, sealed) = match opening.sealed {
+        // SAFETY: SQLite keeps the name until it closes the file.
+        None => (unsafe { registered.base.open(name, flags) }?, None),
+        Some((link, log)) => {
+            // SAFETY: SQLite derived the name from that of the database.
+            let name = unsafe { sealed_name(name, LOG) }?;
+            let opened = registered.base.open_path(name, NamePart::Log, flags)?;
+            link.open(log);
+            ((opened, flags), Some(link))
+        }
+    };
+    let kind = Kind::Log(LogFile {
+        followed: opening.followed,
+        sealed,
+    });
+    // SAFETY: SQLite's own arguments.
+    unsafe { installed(file, base, kind, out_flags) };
+    Ok(())
+}
+
+/// # Safety
+/// The arguments of SQLite's xOpen for a temporary file.
+unsafe fn open_temporary(
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> Result<()> {
+    let registered = REGISTERED.get().ok_or_else(not_loaded)?;
+    let (keys, id) = (unlock::ephemeral()?, registered.host.random()?);
+    let blocks = SealedBlocks::new(keys, id, super::sealed::SCRATCH_BLOCK);
+    // SAFETY: SQLite keeps the name, if there is one, until it closes the file.
+    let base = unsafe { registered.base.open(name, flags) }?;
+    // SAFETY: SQLite's own arguments.
+    unsafe { installed(file, base, Kind::Blocks(Box::new(blocks), None), out_flags) };
+    Ok(())
+}
+
+/// # Safety
+/// The arguments of SQLite's xOpen for a rollback journal.
+unsafe fn open_journal(
+    (mut blocks, link): (SealedBlocks, Arc<Link>),
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> Result<()> {
+    let registered = REGISTERED.get().ok_or_else(not_loaded)?;
+    // SAFETY: SQLite derived the name from that of the database.
+    let sealed = unsafe { sealed_name(name, JOURNAL) }?;
+    let base = registered
+        .base
+        .open_path(sealed, NamePart::Journal, flags)?;
+    blocks.recognise(&base)?;
+    link.journal_opened(blocks.as_journal());
+    let kind = Kind::Blocks(Box::new(blocks), Some(link));
+    // SAFETY: SQLite's own arguments.
+    unsafe { installed(file, (base, flags), kind, out_flags) };
+    Ok(())
+}
+
+/// The names of an encrypted database whose log or journal SQLite calls `name`.
+///
+/// # Safety
+/// `name` is a NUL-terminated name.
+unsafe fn sealed_name(name: *const c_char, (suffix, _): (&str, NamePart)) -> Result<FileName> {
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
+    FileName::sealed(Path::new(name.strip_suffix(suffix).unwrap_or(&name)))
+}
+
+/// Calls with the name under which the log or journal of an encrypted database lies on disk, and
+/// with SQLite's own for every other file.
+///
+/// # Safety
+/// `name` is null or a NUL-terminated name.
+unsafe fn with_disk_name(name: *const c_char, call: impl FnOnce(*const c_char) -> c_int) -> c_int {
+    for part in [LOG, JOURNAL] {
+        // SAFETY: the caller's promise.
+        if let Some((database, _)) = unsafe { sealed_beside(name, part) } {
+            return match FileName::sealed(&database) {
+                Ok(name) => call(name.part(part.1)),
+                Err(error) => answer(Err(error)),
+            };
         }
     }
-    Ok(())
+    call(name)
+}
+
+unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
+    guard(sqlite::SQLITE_IOERR_DELETE, || {
+        // SAFETY: forwards SQLite's own arguments to the VFS that ours was made from.
+        unsafe {
+            let base = base_of(vfs);
+            with_disk_name(name, |name| {
+                (*base)
+                    .xDelete
+                    .map_or(sqlite::SQLITE_IOERR_DELETE, |call| call(base, name, sync))
+            })
+        }
+    })
+}
+
+unsafe extern "C" fn access(
+    vfs: *mut sqlite3_vfs,
+    name: *const c_char,
+    flags: c_int,
+    result: *mut c_int,
+) -> c_int {
+    guard(sqlite::SQLITE_IOERR_ACCESS, || {
+        // SAFETY: forwards SQLite's own arguments to the VFS that ours was made from.
+        unsafe {
+            let base = base_of(vfs);
+            with_disk_name(name, |name| {
+                (*base).xAccess.map_or(sqlite::SQLITE_IOERR_ACCESS, |call| {
+                    call(base, name, flags, result)
+                })
+            })
+        }
+    })
+}
+
+/// Whether a VFS is this one.
+pub fn is_ours(vfs: *const sqlite3_vfs) -> bool {
+    REGISTERED
+        .get()
+        .is_some_and(|registered| std::ptr::eq(&raw const *registered.vfs, vfs))
 }
 
 /// # Safety
@@ -325,8 +555,6 @@ macro_rules! forward {
 type Symbol = Option<unsafe extern "C" fn(*mut sqlite3_vfs, *mut c_void, *const c_char)>;
 
 forward! {
-    delete(name: *const c_char, sync: c_int) -> c_int = xDelete or sqlite::SQLITE_IOERR_DELETE;
-    access(name: *const c_char, flags: c_int, result: *mut c_int) -> c_int = xAccess or sqlite::SQLITE_IOERR_ACCESS;
     full_pathname(name: *const c_char, length: c_int, out: *mut c_char) -> c_int = xFullPathname or sqlite::SQLITE_CANTOPEN;
     dl_open(name: *const c_char) -> *mut c_void = xDlOpen or std::ptr::null_mut();
     dl_error(length: c_int, message: *mut c_char) -> () = xDlError or ();

@@ -1,0 +1,523 @@
+//! A database the host has open: whether it is followed, whether it is encrypted, and which locks of
+//! the shared index the connection holds.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libsqlite3_sys as sqlite;
+
+use super::base::{BaseFile, BaseVfs, FileName, NamePart};
+use super::log_file::Link;
+use super::{pragma, register, temporary};
+use crate::crypt::RawFile;
+use crate::crypt::blocks::SealedBlocks;
+use crate::crypt::database::SealedDatabase;
+use crate::crypt::header::{Found, Header, Rollback};
+use crate::crypt::key::{Keys, Secret};
+use crate::database::settings::Settings;
+use crate::database::{keys, rekey};
+use crate::error::{Error, Result};
+use crate::primary::serve::Opened;
+use crate::replica::follower::Replica;
+use crate::replica::registry;
+use crate::{last_error, primary};
+
+/// Lock slots of the shared index (design of SQLite's WAL mode).
+const WRITE_SLOT: u8 = 1 << 0;
+const CHECKPOINT_SLOT: u8 = 1 << 1;
+const RECOVER_SLOT: u8 = 1 << 2;
+const READ_SLOTS: u8 = 0b1111_1000;
+
+/// What is found out at the first access, when a key may have come.
+pub enum Opening {
+    /// A connection of the host, with the settings of its URI.
+    Host(Box<Settings>),
+    /// A connection of the engine to an encrypted file.
+    Internal,
+}
+
+/// A database the host has open.
+pub struct MainFile {
+    vfs: BaseVfs,
+    /// SQLite's own name of the file: valid until xClose.
+    name: *const c_char,
+    flags: c_int,
+    creates: bool,
+    path: PathBuf,
+    replica: Option<Arc<Replica>>,
+    opening: Option<Opening>,
+    /// Whether the file was found encrypted when it was opened.
+    found_sealed: bool,
+    keys: Option<Arc<Keys>>,
+    /// `None` for a plain file, and while there is nothing in an encrypted one.
+    sealed: Option<SealedDatabase>,
+    link: Arc<Link>,
+    /// The connection, once SQLite has told; it outlives the file.
+    db: *mut sqlite::sqlite3,
+    /// Slots of the shared index this connection holds, by bit.
+    shared: u8,
+    exclusive: u8,
+    checkpointing: bool,
+    /// A checkpoint has copied; where that was the whole log, SQLite now sets the size.
+    has_copied: bool,
+    /// What is served is served until the last connection of the host closes it.
+    opened: Option<Opened>,
+}
+
+impl MainFile {
+    /// A database about to be opened under SQLite's `name`.
+    pub fn new(
+        vfs: BaseVfs,
+        name: *const c_char,
+        flags: c_int,
+        path: PathBuf,
+        found_sealed: bool,
+    ) -> Self {
+        Self {
+            vfs,
+            name,
+            flags,
+            creates: flags & sqlite::SQLITE_OPEN_CREATE != 0,
+            path,
+            replica: None,
+            opening: None,
+            found_sealed,
+            keys: None,
+            sealed: None,
+            link: Arc::default(),
+            db: std::ptr::null_mut(),
+            shared: 0,
+            exclusive: 0,
+            checkpointing: false,
+            has_copied: false,
+            opened: None,
+        }
+    }
+
+    /// It is a connection of the host.
+    pub fn count(&mut self) {
+        self.opened = Some(Opened::new(&self.path));
+    }
+
+    /// Leaves to the first access what the database is.
+    pub fn open_later(&mut self, opening: Opening) {
+        self.opening = Some(opening);
+    }
+
+    /// Makes it a followed one.
+    pub fn follow(&mut self, replica: Option<Arc<Replica>>) {
+        self.replica = replica;
+    }
+
+    /// The replica it is.
+    pub fn replica(&self) -> Option<&Arc<Replica>> {
+        self.replica.as_ref()
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What connects it with its log.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Whether there is still to be found out whether it is encrypted, or how.
+    pub fn may_be_sealed(&self) -> bool {
+        self.sealed.is_none() && (self.opening.is_some() || self.keys.is_some())
+    }
+
+    /// Whether it is encrypted, or going to be.
+    pub fn is_sealed(&self) -> bool {
+        self.keys.is_some() || self.found_sealed
+    }
+
+    /// The encrypted file, once it has a header.
+    pub fn sealed(&mut self) -> Option<&mut SealedDatabase> {
+        self.sealed.as_mut()
+    }
+
+    /// Whether a checkpoint of this connection is running.
+    pub fn checkpointing(&self) -> bool {
+        self.checkpointing
+    }
+
+    /// A checkpoint begins or ends: meanwhile the log hands out pages as they are sealed.
+    pub fn set_checkpointing(&mut self, on: bool) {
+        (self.checkpointing, self.has_copied) = (on, !on);
+        self.link.copy(on && self.sealed.is_some());
+    }
+
+    /// Whether it is a replica, or may turn out to be one.
+    pub fn may_follow(&self) -> bool {
+        match &self.opening {
+            Some(Opening::Host(settings)) => settings.sync_url.is_some() || self.found_sealed,
+            Some(Opening::Internal) => false,
+            None => self.follows(),
+        }
+    }
+
+    /// Notes the connection.
+    pub fn belongs_to(&mut self, db: *mut sqlite::sqlite3) {
+        self.db = db;
+    }
+
+    /// Opens the file beneath.
+    pub fn open_base(&self) -> Result<(BaseFile, c_int)> {
+        // The file of a replica comes into being as a whole, never by an open.
+        let flags = match self.replica {
+            Some(_) => self.flags & !sqlite::SQLITE_OPEN_CREATE,
+            None => self.flags,
+        };
+        // SAFETY: SQLite keeps the name until it closes the file.
+        unsafe { self.vfs.open(self.name, flags) }
+    }
+
+    /// Finds out what the database is: its key, and what it follows. Whether that was not known
+    /// before.
+    pub fn prepare(&mut self) -> Result<bool> {
+        let Some(opening) = self.opening.take() else {
+            return Ok(false);
+        };
+        let prepared = self.prepare_as(&opening);
+        if prepared.is_err() {
+            self.opening = Some(opening);
+        }
+        prepared.map(|()| true)
+    }
+
+    fn prepare_as(&mut self, opening: &Opening) -> Result<()> {
+        let given = match opening {
+            Opening::Internal => {
+                self.keys = Some(keys::find(&self.path).ok_or_else(|| {
+                    Error::NotADatabase(format!("{} is closed", self.path.display()))
+                })?);
+                return Ok(());
+            }
+            Opening::Host(given) => given,
+        };
+        let host = register::host()?;
+        let secrets = registry::secrets(&self.path).or(Settings::from_environment());
+        let secret = given.key.as_ref().or(secrets.key.as_ref());
+        for last in [false, false, true] {
+            let keys = host.unlock(&self.path, secret)?;
+            if let Some(keys) = &keys {
+                temporary::check(self.db)?;
+                rekey::finish(&*host, &self.path, keys)?;
+            }
+            match registry::attach(&host, &self.path, (**given).clone()) {
+                // Another process has just made the state store, with keys of its own.
+                Err(error)
+                    if !last && keys.is_some() && error.code() & 0xff == sqlite::SQLITE_NOTADB => {}
+                Err(error) => return Err(error),
+                Ok(replica) => {
+                    if replica.is_some() {
+                        register::may_follow(&self.path, self.is_immutable(), true)?;
+                    }
+                    (self.keys, self.replica) = (keys, replica);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it is opened as a file that nobody changes, and without locks.
+    pub fn is_immutable(&self) -> bool {
+        // SAFETY: the name of a main database carries its URI parameters.
+        unsafe { sqlite::sqlite3_uri_boolean(self.name, c"immutable".as_ptr(), 0) != 0 }
+    }
+
+    /// Takes the key of `PRAGMA key`, which has to come before the first access.
+    fn take_key(&mut self, secret: Secret) -> Result<()> {
+        match (&mut self.opening, &self.keys) {
+            (Some(Opening::Host(settings)), _) => {
+                settings.key = Some(secret);
+                Ok(())
+            }
+            (_, Some(keys)) if keys.is_secret(&secret) => Ok(()),
+            (_, Some(_)) => Err(Error::NotADatabase(format!(
+                "{} is open with another key; replica_rekey() changes it",
+                self.path.display()
+            ))),
+            (_, None) => Err(Error::NotADatabase(format!(
+                "{} is not encrypted, and a key is given: VACUUM INTO \
+                 'file:new.db?vfs=replica&encryption_key=…' makes an encrypted copy",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// A lock of this level was taken: reads the header of an encrypted file.
+    pub fn locked(&mut self, base: &BaseFile, level: c_int) -> Result<()> {
+        if level > sqlite::SQLITE_LOCK_SHARED {
+            // Before there is a journal, which needs the id of the file.
+            return match self.sealed_for_write(base)? {
+                Some(sealed) => sealed.begin_write(base),
+                None => Ok(()),
+            };
+        }
+        match &mut self.sealed {
+            Some(sealed) => sealed.refresh(base)?,
+            None => self.find_header(base)?,
+        }
+        self.check_journal()
+    }
+
+    /// Pages of a transaction that was interrupted are of use only with their journal. (Nobody
+    /// writes while we hold the lock.)
+    fn check_journal(&self) -> Result<()> {
+        let Some(sealed) = &self.sealed else {
+            return Ok(());
+        };
+        let rollback = sealed.header().rollback();
+        let Rollback::Needed(needed) = rollback else {
+            return Ok(());
+        };
+        let taken = || {
+            Error::Tampered(format!(
+                "{}: the rollback journal of an interrupted transaction was taken away or cut",
+                self.path.display()
+            ))
+        };
+        let name = FileName::sealed(&self.path)?;
+        let flags = sqlite::SQLITE_OPEN_READONLY | sqlite::SQLITE_OPEN_MAIN_JOURNAL;
+        let journal = self
+            .vfs
+            .open_path(name, NamePart::Journal, flags)
+            .map_err(|_| taken())?;
+        let (keys, id) = (Arc::clone(sealed.keys()), sealed.header().id());
+        let mut blocks = SealedBlocks::journal(keys, id, rollback);
+        let mut first = [0];
+        if blocks.read(&journal, &mut first, 0)? == 0
+            || first == [0]
+            || blocks.journal_nonce(&journal)? != needed.nonce
+            || blocks.size(&journal)? < needed.bytes
+        {
+            return Err(taken());
+        }
+        Ok(())
+    }
+
+    /// Reads the header of an encrypted file, where there is one.
+    pub fn find_header(&mut self, base: &BaseFile) -> Result<()> {
+        let (Some(keys), None) = (&self.keys, &self.sealed) else {
+            return Ok(());
+        };
+        match Header::find(base)? {
+            Found::Empty => {}
+            Found::Sealed(header) if keys.own(&header) => {
+                self.sealed = Some(SealedDatabase::new(Arc::clone(keys), *header));
+            }
+            Found::Sealed(_) => {
+                return Err(Error::NotADatabase(format!(
+                    "{} is encrypted with another key",
+                    self.path.display()
+                )));
+            }
+            Found::Plain => {
+                return Err(Error::NotADatabase(format!(
+                    "{} is not encrypted, and a key is given",
+                    self.path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The encrypted file for a write; a new one gets its header first.
+    pub fn sealed_for_write(&mut self, base: &BaseFile) -> Result<Option<&mut SealedDatabase>> {
+        self.find_header(base)?;
+        if let (Some(keys), None) = (&self.keys, &self.sealed) {
+            let header = keys.new_header(None)?;
+            header.create(base)?;
+            self.sealed = Some(SealedDatabase::new(Arc::clone(keys), header));
+        }
+        Ok(self.sealed.as_mut())
+    }
+
+    /// A page that a checkpoint copies, as it is sealed in the log.
+    pub fn write_copied(&mut self, base: &BaseFile, page: &[u8], offset: u64) -> Result<()> {
+        let (Some(sealed), Some(copied)) = (&mut self.sealed, self.link.take_copied()) else {
+            return Err(Error::Internal("a checkpoint copies no page".to_owned()));
+        };
+        match sealed.page_size() {
+            Some(size) if copied.number.offset(size) == offset => {
+                sealed.write_sealed(base, &copied, page)
+            }
+            _ => Err(Error::Tampered(format!(
+                "{}: the log holds page {} where the index has another one",
+                self.path.display(),
+                copied.number
+            ))),
+        }
+    }
+
+    /// Writes pages that SQLite has changed itself, of a transaction with a rollback journal.
+    pub fn write_changed(&mut self, base: &BaseFile, data: &[u8], offset: u64) -> Result<()> {
+        let journal = self.link.journal();
+        let Some(sealed) = self.sealed_for_write(base)? else {
+            return RawFile::write(base, data, offset);
+        };
+        if journal.bytes > 0 {
+            sealed.needs_journal(base, journal)?;
+        }
+        sealed.write(base, data, offset)
+    }
+
+    /// Before the sync that ends a transaction, or the playback of a journal.
+    pub fn all_written(&mut self, base: &BaseFile) -> Result<()> {
+        let Some(sealed) = &mut self.sealed else {
+            return Ok(());
+        };
+        if self.link.plays_back() {
+            sealed.heal_free_pages(base)?;
+        }
+        sealed.all_written(base)
+    }
+
+    /// Sets the size of an encrypted file.
+    pub fn truncate(&mut self, base: &BaseFile, size: u64) -> Result<()> {
+        let Some(sealed) = &mut self.sealed else {
+            return Ok(());
+        };
+        sealed.truncate(base, size)?;
+        match std::mem::take(&mut self.has_copied) {
+            true => sealed.all_copied(base),
+            false => Ok(()),
+        }
+    }
+
+    /// Like SQLite: without SQLITE_OPEN_CREATE nothing comes into being.
+    pub fn may_make(&self, replica: &Replica) -> Result<()> {
+        match self.creates || replica.host().exists(&self.path)? {
+            true => Ok(()),
+            false => Err(Error::CannotOpen(format!(
+                "{} does not exist, and this connection may not create it",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// Whether it is a replica.
+    pub fn follows(&self) -> bool {
+        self.replica.is_some()
+    }
+
+    /// Whether this lock is the start of a write transaction of the host. A checkpoint takes the
+    /// same locks and is none.
+    pub fn begins_write(&self, mask: u8, flags: c_int) -> bool {
+        if flags & sqlite::SQLITE_SHM_LOCK == 0 || self.exclusive & CHECKPOINT_SLOT != 0 {
+            return false;
+        }
+        match flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {
+            // A reader becomes a writer. (Recovery takes the lock without reading.)
+            true => mask == WRITE_SLOT && self.shared & READ_SLOTS != 0,
+            // Builds with SQLITE_ENABLE_SETLK_TIMEOUT lock first and begin to read then, which
+            // recovery never does.
+            false => mask & READ_SLOTS != 0 && self.exclusive & WRITE_SLOT != 0,
+        }
+    }
+
+    /// Notes slots that were locked or unlocked. The log may have begun anew since.
+    pub fn note_slots(&mut self, mask: u8, flags: c_int) {
+        let held = if flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {
+            &mut self.exclusive
+        } else {
+            &mut self.shared
+        };
+        if flags & sqlite::SQLITE_SHM_LOCK != 0 {
+            *held |= mask;
+        } else {
+            *held &= !mask;
+        }
+    }
+
+    /// The same for an encrypted file: the log may have begun anew since, and the header of the
+    /// database may say more.
+    pub fn slots_changed(&mut self, base: &BaseFile, mask: u8, flags: c_int) -> Result<()> {
+        let Some(sealed) = &mut self.sealed else {
+            return Ok(());
+        };
+        self.link.forget();
+        let recovering = self.exclusive & RECOVER_SLOT != 0;
+        if mask & (WRITE_SLOT | RECOVER_SLOT) != 0 {
+            let writing = self.exclusive & WRITE_SLOT != 0 && !recovering;
+            self.link.end_transaction(writing);
+        }
+        let locks = flags & sqlite::SQLITE_SHM_LOCK != 0;
+        if locks && self.exclusive & mask & (CHECKPOINT_SLOT | RECOVER_SLOT) != 0 {
+            sealed.begin_write(base)?;
+            self.link.need(sealed.header().backfill());
+        }
+        Ok(())
+    }
+
+    /// Why a replica takes no write.
+    pub fn refuse_write(&self) -> c_int {
+        last_error::note(&Error::ReadOnly(format!(
+            "{} is a replica: writes are made on its primary",
+            self.path.display()
+        )));
+        sqlite::SQLITE_READONLY
+    }
+
+    /// # Safety
+    /// `argument` is the array SQLite documents for `SQLITE_FCNTL_PRAGMA`.
+    pub unsafe fn pragma(&mut self, argument: *mut *mut c_char) -> Option<c_int> {
+        // SAFETY: the caller's promise: name is a string, value a string or null.
+        let text = |at: usize| unsafe {
+            let text = *argument.add(at);
+            (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy())
+        };
+        let (name, value) = (text(1)?, text(2));
+        let answer = |code: c_int, text: &str| {
+            // SAFETY: SQLite frees the text it finds in the first element.
+            unsafe { *argument = crate::ffi::sqlite_text(text) };
+            Some(code)
+        };
+        if let (Some(secret), Some(value)) = (pragma::secret(&name), value.as_deref()) {
+            return match secret(value).and_then(|secret| self.take_key(secret)) {
+                Ok(()) => answer(sqlite::SQLITE_OK, "ok"),
+                Err(error) => {
+                    last_error::note(&error);
+                    answer(error.code(), &error.to_string())
+                }
+            };
+        }
+        let page_size = match (&self.replica, &self.sealed) {
+            (Some(replica), _) => replica.page_size(),
+            (None, Some(sealed)) if name.eq_ignore_ascii_case("page_size") => {
+                sealed.page_size().map(|size| size.get())
+            }
+            _ => primary::served_page_size(&self.path)?,
+        };
+        let refusal = pragma::refusal(&name, value.as_deref(), page_size)?;
+        last_error::note(&Error::Misuse(refusal.clone()));
+        answer(sqlite::SQLITE_ERROR, &refusal)
+    }
+
+    /// Says what lies beneath, while the file is not open yet.
+    pub fn vfs_name(&self, argument: *mut *mut c_char) -> c_int {
+        let name = format!("{}/{}", register::NAME, self.vfs.name().to_string_lossy());
+        // SAFETY: for SQLITE_FCNTL_VFSNAME the argument is a `char**` that SQLite frees.
+        unsafe { *argument = crate::ffi::sqlite_text(&name) };
+        sqlite::SQLITE_OK
+    }
+}
+
+/// Reads a range of an encrypted file, or of one that cannot be read yet and seems empty.
+pub fn read_sealed(
+    main: &mut MainFile,
+    base: Option<&BaseFile>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Result<usize> {
+    match (base, main.sealed()) {
+        (Some(base), Some(sealed)) => sealed.read(base as &dyn RawFile, buffer, offset),
+        _ => Ok(0),
+    }
+}

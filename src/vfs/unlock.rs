@@ -1,0 +1,140 @@
+//! From a secret to the keys of a database: looked up, unwrapped, or made for a new one.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
+
+use super::base::BaseVfs;
+use super::files::OwnFile;
+use crate::crypt::Entropy;
+use crate::crypt::header::{Found, Header};
+use crate::crypt::key::{Keys, Secret};
+use crate::database::{keys, paths};
+use crate::error::{Error, Result};
+use crate::ffi;
+
+/// Random bytes of the operating system.
+struct SystemEntropy;
+
+/// Counts the forks that led to this process.
+static FORKS: AtomicU64 = AtomicU64::new(0);
+
+extern "C" fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+impl Entropy for SystemEntropy {
+    fn fill(&self, bytes: &mut [u8]) -> Result<()> {
+        getrandom::fill(bytes)
+            .map_err(|error| Error::Internal(format!("no randomness from the system: {error}")))
+    }
+
+    fn generation(&self) -> u64 {
+        FORKS.load(Ordering::Relaxed)
+    }
+}
+
+/// The entropy of this process.
+fn entropy() -> Result<Arc<dyn Entropy>> {
+    static WATCHED: LazyLock<bool> = LazyLock::new(|| ffi::call_in_children(forked));
+    match *WATCHED {
+        true => Ok(Arc::new(SystemEntropy)),
+        false => Err(Error::Internal("forks cannot be noticed".to_owned())),
+    }
+}
+
+/// Keys for temporary files: nobody knows them, and they end with the process.
+pub fn ephemeral() -> Result<Arc<Keys>> {
+    static KEYS: OnceLock<Arc<Keys>> = OnceLock::new();
+    if let Some(keys) = KEYS.get() {
+        return Ok(Arc::clone(keys));
+    }
+    let made = Arc::new(Keys::ephemeral(entropy()?)?);
+    Ok(Arc::clone(KEYS.get_or_init(|| made)))
+}
+
+/// What a file that may not be there begins with.
+fn look(vfs: BaseVfs, path: &Path) -> Result<Found> {
+    match path.try_exists() {
+        Ok(true) => Header::find(OwnFile::peek(vfs, path, false)?.raw()),
+        _ => Ok(Found::Empty),
+    }
+}
+
+/// Whether the database at `path`, or the state store beside it, is encrypted; `None` where there is
+/// neither.
+pub fn is_sealed(vfs: BaseVfs, path: &Path) -> Result<Option<bool>> {
+    let kinds = [look(vfs, path)?, look(vfs, &paths::store(path))?];
+    Ok(match &kinds {
+        [Found::Empty, Found::Empty] => None,
+        kinds => Some(kinds.iter().any(|kind| matches!(kind, Found::Sealed(_)))),
+    })
+}
+
+/// The keys of the database at `path`; see [`Host::unlock`](crate::database::host::Host::unlock).
+pub fn unlock(vfs: BaseVfs, path: &Path, secret: Option<&Secret>) -> Result<Option<Arc<Keys>>> {
+    let header = match (look(vfs, path)?, look(vfs, &paths::store(path))?) {
+        (Found::Sealed(header), _) => Some(header),
+        (Found::Plain, _) | (Found::Empty, Found::Plain) => {
+            return match secret {
+                None => Ok(None),
+                Some(_) => Err(Error::NotADatabase(format!(
+                    "{} is not encrypted, and a key is given: VACUUM INTO \
+                     'file:new.db?vfs=replica&encryption_key=…' makes an encrypted copy",
+                    path.display()
+                ))),
+            };
+        }
+        (Found::Empty, Found::Sealed(header)) => Some(header),
+        (Found::Empty, Found::Empty) => None,
+    };
+    let Some(secret) = secret else {
+        return match header {
+            None => Ok(None),
+            Some(_) => Err(Error::NotADatabase(format!(
+                "{} is encrypted: give its key (encryption_key, key_file, PRAGMA key)",
+                path.display()
+            ))),
+        };
+    };
+    let known = keys::find(path).filter(|keys| keys.is_secret(secret));
+    let keys = match (known, header) {
+        // Another connection of this process is about to make it.
+        (Some(keys), None) => return Ok(Some(keys)),
+        (Some(keys), Some(header)) if keys.own(&header) && keys.wraps(&header) => {
+            return Ok(Some(keys));
+        }
+        (_, Some(header)) => Keys::unlock(&header, secret, entropy()?)?,
+        (None, None) => Keys::create(secret, entropy()?)?,
+    };
+    let keys = Arc::new(keys);
+    keys::put(path, &keys);
+    Ok(Some(keys))
+}
+
+/// See [`Host::is_wrapped`](crate::database::host::Host::is_wrapped).
+pub fn is_wrapped(vfs: BaseVfs, path: &Path, keys: &Keys) -> Result<bool> {
+    Ok(match look(vfs, path)? {
+        // Another process may just have made it, with keys of its own.
+        Found::Sealed(header) => !keys.own(&header) || keys.wraps(&header),
+        Found::Empty | Found::Plain => true,
+    })
+}
+
+/// Wraps the data key of one file under the secret of `keys`; see
+/// [`Host::rewrap`](crate::database::host::Host::rewrap).
+pub fn rewrap(vfs: BaseVfs, path: &Path, keys: &Keys) -> Result<()> {
+    use crate::wal::LogFile;
+    let file = OwnFile::peek(vfs, path, true)?;
+    let Found::Sealed(mut header) = Header::find(file.raw())? else {
+        return Err(Error::NotADatabase(format!(
+            "{} is not encrypted",
+            path.display()
+        )));
+    };
+    header.rewrap(file.raw(), keys)?;
+    file.sync()?;
+    header.overwrite(file.raw(), keys)?;
+    file.sync()
+}
