@@ -18,12 +18,9 @@ fn six_readers_while_a_thousand_transactions_are_synced() {
     let mut replica = Shell::replica(&copy, &format!("sync_url={}", primary.url()));
     replica.sync();
 
-    let name = copy.to_str().expect("UTF-8");
     let mut readers = Vec::new();
     for _ in 0..2 {
-        let mut host = Host::plain_python();
-        host.open("main", name);
-        readers.push(("Python, plain", host));
+        readers.push(("Python, plain", Host::plain_on(&copy)));
         let mut host = Host::python();
         host.open_replica(&copy, "");
         readers.push(("Python, extension", host));
@@ -37,10 +34,9 @@ fn six_readers_while_a_thousand_transactions_are_synced() {
         reader.watch("main", bank::CHECK);
     }
     let mut checkpointers = vec![
-        ("Python, plain", Host::plain_python()),
+        ("Python, plain", Host::plain_on(&copy)),
         ("bundled, extension", Host::bundled()),
     ];
-    checkpointers[0].1.open("main", name);
     checkpointers[1].1.open_replica(&copy, "");
     for (_, host) in &mut checkpointers {
         // A checkpoint that waits for readers holds writers off: not for longer than a sync waits for the lock.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use harness::bank::{self, Bank};
+use harness::encryption::log_suffix;
 use harness::{Host, Primary, assert_intact, assert_same, directory, image, seed, side_file};
 
 /// Seconds, unless `REPLICA_SYNC_SECONDS` says otherwise.
@@ -25,8 +26,7 @@ fn two_processes_sync_one_file() {
         host.open_replica(&copy, &parameters);
         host.repeat("main", "SELECT replica_sync()");
     }
-    let mut reader = Host::plain_python();
-    reader.open("main", copy.to_str().expect("UTF-8"));
+    let mut reader = Host::plain_on(&copy);
     reader.watch("main", bank::CHECK);
 
     let mut bank = Bank::new(seed("two syncers", 4));
@@ -68,7 +68,7 @@ fn two_processes_sync_one_file() {
     assert_same(&app, &copy, "at the end");
     assert_intact(&copy, "at the end");
     for path in [&app, &copy] {
-        let log = std::fs::metadata(side_file(path, "-wal")).map_or(0, |file| file.len());
+        let log = std::fs::metadata(side_file(path, log_suffix(path))).map_or(0, |file| file.len());
         println!("{}: a log of {log} bytes", path.display());
         // A few megabytes are aimed at; this leaves room for what readers and a loaded machine hold back.
         assert!(

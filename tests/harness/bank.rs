@@ -5,8 +5,6 @@ use std::path::Path;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use rusqlite::Connection;
-
 /// The number of accounts.
 pub const ACCOUNTS: i64 = 1500;
 /// The rows of the ledger that are kept.
@@ -31,8 +29,7 @@ FROM seen";
 
 /// The state before the first transaction, made by plain SQLite.
 pub fn create(path: &Path, page_size: u32) {
-    Connection::open(path)
-        .expect("a new file")
+    crate::image::create(path)
         .execute_batch(&format!(
             "PRAGMA page_size = {page_size};
              PRAGMA journal_mode = WAL;

@@ -81,7 +81,11 @@ fn run(connections: &mut HashMap<String, Connection>, name: &str, arguments: &[&
             find(connections, slot)?,
             pause.parse().expect("milliseconds"),
         ),
-        ("repeat", [slot, sql]) => repeat(find(connections, slot)?, sql),
+        ("repeat", [slot, sql]) => repeat(find(connections, slot)?, sql, 0),
+        ("repeat", [slot, sql, pause]) => {
+            let pause = pause.parse().expect("milliseconds");
+            repeat(find(connections, slot)?, sql, pause)
+        }
         ("version", []) => Ok(rusqlite::version().to_string()),
         _ => panic!("unknown command {name} {arguments:?}"),
     }
@@ -198,7 +202,7 @@ fn checkpoint(connection: &Connection, pause: i32) -> Answer {
     }
 }
 
-fn repeat(connection: &Connection, sql: &str) -> Answer {
+fn repeat(connection: &Connection, sql: &str, pause: i32) -> Answer {
     let mut count = 0u64;
     loop {
         let answer = rows(connection, sql)?;
@@ -206,7 +210,7 @@ fn repeat(connection: &Connection, sql: &str) -> Answer {
         if count == 1 {
             say("started");
         }
-        if told_to_stop(0) {
+        if told_to_stop(pause) {
             return Ok(format!("{count}|{answer}"));
         }
     }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::primary::Primary;
@@ -60,8 +59,7 @@ impl Default for Files {
 
 /// A database in WAL mode with 1,000 notes that cannot be compressed, made by plain SQLite.
 pub fn notes(path: &Path) {
-    Connection::open(path)
-        .expect("a new file")
+    crate::image::create(path)
         .execute_batch(
             "PRAGMA journal_mode = WAL;
              CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT NOT NULL, extra BLOB);

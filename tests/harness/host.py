@@ -103,8 +103,8 @@ def checkpoint(slot, pause):
             return f"{done}|{busy}"
 
 
-def repeat(slot, sql):
-    """Runs one statement over and over; how often, and its last answer."""
+def repeat(slot, sql, pause="0"):
+    """Runs one statement over and over, with pauses in milliseconds; how often, and its last answer."""
     connection = connections[slot]
     count = 0
     while True:
@@ -112,7 +112,7 @@ def repeat(slot, sql):
         count += 1
         if count == 1:
             say("started")
-        if told_to_stop():
+        if told_to_stop(float(pause) / 1000):
             return f"{count}|{answer}"
 
 

@@ -4,6 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::encryption::{self, End};
 use crate::process::Process;
 use crate::{hex, library, uri};
 
@@ -29,6 +30,17 @@ pub struct Host {
 }
 
 impl Host {
+    /// Python without the extension, with the database at `path` open as `main` (with it, where that is encrypted).
+    #[track_caller]
+    pub fn plain_on(path: &Path) -> Host {
+        let mut host = match encryption::key(path, End::Primary) {
+            Some(_) => Host::python(),
+            None => Host::plain_python(),
+        };
+        host.open("main", &encryption::name(path));
+        host
+    }
+
     /// Python without the extension.
     pub fn plain_python() -> Host {
         let mut command = Command::new(PYTHON);
@@ -207,6 +219,12 @@ impl Host {
     #[track_caller]
     pub fn repeat(&mut self, slot: &str, sql: &str) {
         self.start("repeat", &[slot, sql]);
+    }
+
+    /// The same with pauses: SQLite's busy handler polls, and of several writers that never rest one may wait for ever.
+    #[track_caller]
+    pub fn repeat_with_pauses(&mut self, slot: &str, sql: &str, milliseconds: u32) {
+        self.start("repeat", &[slot, sql, &milliseconds.to_string()]);
     }
 
     /// Ends the running loop; what it counted, as numbers (and the last answer, of `repeat`), joined by `|`.

@@ -1,9 +1,12 @@
 //! What a database holds, page for page, as plain SQLite reads it through the write-ahead log.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, LoadExtensionGuard, OpenFlags};
+
+use crate::encryption::{self, End, log_suffix};
 
 /// All pages of a database at one snapshot.
 #[derive(Clone, PartialEq, Eq)]
@@ -63,8 +66,7 @@ impl Image {
 #[track_caller]
 pub fn look(path: &Path) -> Connection {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
-    let connection = Connection::open_with_flags(path, flags)
-        .unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()));
+    let connection = open(path, flags);
     connection
         .busy_timeout(std::time::Duration::from_secs(20))
         .expect("busy timeout");
@@ -72,6 +74,40 @@ pub fn look(path: &Path) -> Connection {
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .expect("no checkpoint on close");
     connection
+}
+
+/// Makes a database by plain SQLite (where it is to be encrypted, by the extension in this process).
+#[track_caller]
+pub fn create(path: &Path) -> Connection {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    open(path, flags)
+}
+
+#[track_caller]
+fn open(path: &Path, flags: OpenFlags) -> Connection {
+    let opened = match encryption::key(path, End::Primary) {
+        None => Connection::open_with_flags(path, flags),
+        Some(_) => {
+            load_extension();
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(crate::uri(path, ""), flags)
+        }
+    };
+    opened.unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
+}
+
+/// Loads the extension into this process, once: it reads what is encrypted.
+fn load_extension() {
+    static LOADED: Once = Once::new();
+    LOADED.call_once(|| {
+        let connection = Connection::open_in_memory().expect("memory");
+        // SAFETY: the library under test, which stays loaded.
+        let loaded = unsafe {
+            let _enabled = LoadExtensionGuard::new(&connection).expect("allowed");
+            connection.load_extension(crate::library(), None::<&str>)
+        };
+        loaded.expect("the extension");
+    });
 }
 
 /// Fails unless both files hold the same pages.
@@ -122,8 +158,8 @@ pub fn copy_with_log(path: &Path, directory: &Path) -> PathBuf {
     let name = path.file_name().expect("file name");
     let copy = directory.join(name);
     std::fs::copy(path, &copy).expect("copy");
-    let log = side_file(path, "-wal");
-    let log_copy = side_file(&copy, "-wal");
+    let log = side_file(path, log_suffix(path));
+    let log_copy = side_file(&copy, log_suffix(path));
     let _ = std::fs::remove_file(side_file(&copy, "-shm"));
     if log.exists() {
         std::fs::copy(log, log_copy).expect("copy");

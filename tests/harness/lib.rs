@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use rusqlite::Connection;
 
 pub mod bank;
+pub mod encryption;
 pub mod files;
 pub mod hex;
 pub mod host;
@@ -17,6 +18,7 @@ pub mod relay;
 pub mod shell;
 pub mod workload;
 
+use encryption::End;
 pub use files::{Files, notes};
 pub use host::{Failure, Host};
 pub use image::{Image, assert_intact, assert_same, side_file, side_files};
@@ -58,11 +60,20 @@ pub fn directory() -> tempfile::TempDir {
     directory
 }
 
-/// `file:PATH?vfs=replica`, and `parameters` if there are any.
+/// `file:PATH?vfs=replica`, and `parameters` if there are any, and the key where the file is to be encrypted.
 pub fn uri(path: &Path, parameters: &str) -> String {
+    let end = match parameters.contains("sync_url=") {
+        true => End::Replica,
+        false => End::Primary,
+    };
+    let key = match parameters.contains("key") {
+        true => None,
+        false => encryption::key(path, end),
+    };
     let path = path.to_str().expect("UTF-8 path");
     let separator = if parameters.is_empty() { "" } else { "&" };
-    format!("file:{path}?vfs=replica{separator}{parameters}")
+    let key = key.map_or(String::new(), |key| format!("&encryption_key={key}"));
+    format!("file:{path}?vfs=replica{separator}{parameters}{key}")
 }
 
 /// The member of a JSON text at `path` (`$.name`), as text; missing members fail the test.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
+use crate::encryption::{self, End};
 use crate::process::Process;
 use crate::{library, uri};
 
@@ -16,10 +17,17 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// A shell without the extension, on a database file or a `file:` URI.
+    /// A shell without the extension, on a database file or a `file:` URI. (Where the file is to be encrypted, one with
+    /// the extension: another connection that knows nothing of replication.)
     pub fn plain(database: impl AsRef<Path>) -> Shell {
-        let mut shell = Shell::spawn("plain shell", &[]);
         let name = database.as_ref().to_str().expect("UTF-8 path");
+        let is_path = !name.starts_with("file:") && !name.starts_with(':');
+        if is_path && encryption::key(database.as_ref(), End::Primary).is_some() {
+            let mut shell = Shell::with_extension();
+            shell.sql(&format!(".open \"{}\"", uri(database.as_ref(), "")));
+            return shell;
+        }
+        let mut shell = Shell::spawn("plain shell", &[]);
         shell.sql(&format!(".open \"{name}\""));
         shell
     }
