@@ -20,5 +20,9 @@ mod primary;
 mod recorder;
 #[path = "power/replica.rs"]
 mod replica;
+#[path = "power/sealed.rs"]
+mod sealed;
+#[path = "power/storage.rs"]
+mod storage;
 #[path = "power/trace.rs"]
 mod trace;

@@ -191,9 +191,9 @@ pub fn without_syncs(steps: &[Step], ignored: impl Fn(&str, &Step) -> bool) -> V
     all
 }
 
-/// Whether a name is that of a database's log, other than a state store's.
+/// Whether a name is that of a database's log, plain or encrypted, other than a state store's.
 pub fn is_log(name: &str) -> bool {
-    name.ends_with("-wal") && !name.contains("-replica")
+    (name.ends_with("-wal") || name.ends_with("-swal")) && !name.contains("-replica")
 }
 
 /// Before and after each sync and each change of a name, and by chance between them.

@@ -2,7 +2,6 @@
 use crate::host::Host;
 use rusqlite::Connection;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
 
 /// Every row and every schema entry, hashed.
 pub type Content = u64;
@@ -30,7 +29,7 @@ impl Source for Connection {
 }
 
 /// The content by full read. The tests keep their rows in `t(k, g, v)`.
-pub fn content(source: &mut impl Source) -> Result<Content, String> {
+pub fn content(source: &mut (impl Source + ?Sized)) -> Result<Content, String> {
     let mut hasher = DefaultHasher::new();
     let schema = source
         .lines("SELECT replace(name || ' ' || sql, char(10), ' ') FROM sqlite_schema ORDER BY 1")?;
@@ -41,14 +40,4 @@ pub fn content(source: &mut impl Source) -> Result<Content, String> {
             .hash(&mut hasher);
     }
     Ok(hasher.finish())
-}
-
-/// The content that plain SQLite finds after recovery, which must be sound.
-pub fn recovered(database: &Path) -> Result<Content, String> {
-    let mut connection = Connection::open(database).map_err(|e| format!("open: {e}"))?;
-    let sound = connection.lines("PRAGMA integrity_check")?;
-    if sound != ["ok"] {
-        return Err(format!("integrity_check: {}", sound.join(" ")));
-    }
-    content(&mut connection)
 }

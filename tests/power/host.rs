@@ -1,4 +1,5 @@
 //! A process that runs SQL: one statement or dot command a time, each with a time-out.
+use crate::storage::Storage;
 use crate::trace::Recorder;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -124,13 +125,19 @@ impl Host {
     }
 
     /// Opens a file on our VFS. The open itself is lazy, so a page is read.
-    pub fn open(&mut self, file: &Path, sync_url: Option<&str>) -> Result<(), String> {
+    pub fn open(
+        &mut self,
+        file: &Path,
+        storage: Storage,
+        sync_url: Option<&str>,
+    ) -> Result<(), String> {
         let remote = sync_url
             .map(|u| format!("&sync_url={u}"))
             .unwrap_or_default();
         self.run(&format!(
-            ".open 'file:{}?vfs=replica{remote}'",
-            file.display()
+            ".open 'file:{}?vfs=replica{}{remote}'",
+            file.display(),
+            storage.parameter()
         ))?;
         self.run(".timeout 20000")?;
         self.explained("SELECT count(*) FROM sqlite_schema")

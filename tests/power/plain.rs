@@ -1,14 +1,16 @@
 //! Plain SQLite under the same test: what it promises holds, and what it does not promise is seen
 //! to break. This is the proof that the recorder and the images are right.
 use crate::campaign::{self, Cut, Fault, Report, Space};
-use crate::content::{Content, content, recovered};
+use crate::content::{Content, content};
 use crate::host::Host;
 use crate::image::Step;
+use crate::storage::Storage;
 use crate::trace::Recorder;
 use std::path::Path;
 
-struct Recording {
-    steps: Vec<Step>,
+pub struct Recording {
+    storage: Storage,
+    pub steps: Vec<Step>,
     states: Vec<Content>,
 }
 
@@ -49,8 +51,9 @@ fn statements(vacuum: bool) -> Vec<String> {
     all
 }
 
-fn record(
+pub fn record(
     space: &Space,
+    storage: Storage,
     pragmas: &[&str],
     vacuum: bool,
     host: impl Fn(&Path, &Recorder) -> Host,
@@ -72,6 +75,7 @@ fn record(
     }
     host.close().unwrap();
     Recording {
+        storage,
         steps: recorder.finish(),
         states,
     }
@@ -84,8 +88,9 @@ fn shell(database: &Path, recorder: &Recorder) -> Host {
     host
 }
 
-fn check(states: &[Content], cut: &Cut, dir: &Path) -> Result<(), Fault> {
-    let found = recovered(&dir.join("app.db"))?;
+pub fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
+    let states = &recording.states;
+    let found = recording.storage.recovered(&dir.join("app.db"))?;
     if states[cut.acknowledged..=cut.begun].contains(&found) {
         return Ok(());
     }
@@ -98,24 +103,36 @@ fn check(states: &[Content], cut: &Cut, dir: &Path) -> Result<(), Fault> {
     }
 }
 
-fn survey(name: &str, pragmas: &[&str], host: impl Fn(&Path, &Recorder) -> Host) -> Report {
+/// Records a database under these settings, and checks what is left of it.
+pub fn survey(
+    name: &str,
+    storage: Storage,
+    pragmas: &[&str],
+    host: impl Fn(&Path, &Recorder) -> Host,
+) -> Report {
     let space = Space::new();
     // Where the unlink of the journal is not synced (FULL), the truncation after a VACUUM can reach the
     // disk before it, and the journal that comes back then does not restore the lost pages.
     let vacuum = !(pragmas.contains(&"PRAGMA journal_mode=DELETE")
         && pragmas.contains(&"PRAGMA synchronous=FULL"));
-    let recording = record(&space, pragmas, vacuum, host);
-    campaign::run(name, &recording.steps, 4000, usize::MAX, |cut, dir| {
-        check(&recording.states, cut, dir)
+    let recording = record(&space, storage, pragmas, vacuum, host);
+    let images = storage.images(4000);
+    let name = format!("{}{name}", storage.title());
+    campaign::run(&name, &recording.steps, images, usize::MAX, |cut, dir| {
+        check(&recording, cut, dir)
     })
+}
+
+/// The same of a plain database in the shell.
+fn plain(name: &str, pragmas: &[&str]) -> Report {
+    survey(name, Storage::Plain, pragmas, shell)
 }
 
 #[test]
 fn wal_full_keeps_every_commit() {
-    survey(
+    plain(
         "plain wal full",
         &["PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL"],
-        shell,
     )
     .expect_none();
 }
@@ -123,18 +140,20 @@ fn wal_full_keeps_every_commit() {
 #[test]
 fn wal_full_keeps_every_commit_in_python() {
     let pragmas = ["PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL"];
-    survey("python wal full", &pragmas, |file, recorder| {
-        Host::python(file, Some(recorder))
-    })
+    survey(
+        "python wal full",
+        Storage::Plain,
+        &pragmas,
+        |file, recorder| Host::python(file, Some(recorder)),
+    )
     .expect_none();
 }
 
 #[test]
 fn wal_normal_loses_commits_and_breaks_nothing() {
-    let report = survey(
+    let report = plain(
         "plain wal normal",
         &["PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL"],
-        shell,
     );
     assert!(report.lost > 0);
     report.expect_sound();
@@ -142,10 +161,9 @@ fn wal_normal_loses_commits_and_breaks_nothing() {
 
 #[test]
 fn delete_extra_keeps_every_commit() {
-    survey(
+    plain(
         "plain delete extra",
         &["PRAGMA journal_mode=DELETE", "PRAGMA synchronous=EXTRA"],
-        shell,
     )
     .expect_none();
 }
@@ -154,10 +172,9 @@ fn delete_extra_keeps_every_commit() {
 /// undo the commit. That this is seen shows that the recorder sees directories.
 #[test]
 fn delete_full_may_lose_the_last_commit_and_breaks_nothing() {
-    let report = survey(
+    let report = plain(
         "plain delete full",
         &["PRAGMA journal_mode=DELETE", "PRAGMA synchronous=FULL"],
-        shell,
     );
     assert!(report.lost > 0);
     report.expect_sound();
@@ -165,10 +182,9 @@ fn delete_full_may_lose_the_last_commit_and_breaks_nothing() {
 
 #[test]
 fn wal_off_is_caught() {
-    let report = survey(
+    let report = plain(
         "plain wal off",
         &["PRAGMA journal_mode=WAL", "PRAGMA synchronous=OFF"],
-        shell,
     );
     assert!(report.broken > 0);
 }
@@ -179,12 +195,13 @@ fn wal_full_without_log_syncs_is_caught() {
     let space = Space::new();
     let recording = record(
         &space,
+        Storage::Plain,
         &["PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL"],
         true,
         shell,
     );
     let lying = campaign::without_syncs(&recording.steps, |name, _| campaign::is_log(name));
-    let check = |cut: &Cut, dir: &Path| check(&recording.states, cut, dir);
+    let check = |cut: &Cut, dir: &Path| check(&recording, cut, dir);
     let report = campaign::run(
         "plain wal full without log syncs",
         &lying,
@@ -198,10 +215,9 @@ fn wal_full_without_log_syncs_is_caught() {
 
 #[test]
 fn delete_off_is_caught() {
-    let report = survey(
+    let report = plain(
         "plain delete off",
         &["PRAGMA journal_mode=DELETE", "PRAGMA synchronous=OFF"],
-        shell,
     );
     assert!(report.broken > 0);
 }

@@ -3,10 +3,11 @@
 //! Whatever the follower was told is in the primary's content and history afterwards, so that it
 //! goes on with changes only. What nobody was told, and was not asked to be durable, may go.
 use crate::campaign::{self, Cut, Fault, Space};
-use crate::content::{Content, content, recovered};
+use crate::content::{Content, content};
 use crate::host::{Host, json, number};
 use crate::image::{Image, Step};
 use crate::replica::{fill, transaction};
+use crate::storage::Storage;
 use crate::trace::{self, Recorder};
 use std::fs;
 use std::path::Path;
@@ -20,6 +21,7 @@ struct Follower {
 }
 
 struct Recording {
+    storage: Storage,
     steps: Vec<Step>,
     states: Vec<Content>,
     followers: Vec<Follower>,
@@ -28,6 +30,7 @@ struct Recording {
 }
 
 struct Recorded {
+    storage: Storage,
     recorder: Recorder,
     states: Vec<Content>,
 }
@@ -44,9 +47,23 @@ impl Recorded {
         Ok(())
     }
 
+    /// Somebody who does not serve: where the file can be read without the extension, without it.
+    fn outsider(&self) -> Result<Host, String> {
+        let file = self.recorder.dir().join("app.db");
+        if self.storage == Storage::Sealed {
+            let mut host = Host::extended(Some(&self.recorder))?;
+            host.open(&file, self.storage, None)?;
+            return Ok(host);
+        }
+        let mut host = Host::shell(Some(&self.recorder));
+        host.run(&format!(".open '{}'", file.display()))?;
+        host.run(".timeout 20000")?;
+        Ok(host)
+    }
+
     fn serve(&self, address: &str) -> Result<(Host, String), String> {
         let mut host = Host::extended(Some(&self.recorder))?;
-        host.open(&self.recorder.dir().join("app.db"), None)?;
+        host.open(&self.recorder.dir().join("app.db"), self.storage, None)?;
         let url = json(
             &host.value(&format!("SELECT replica_serve('{address}')"))?,
             "$.url",
@@ -55,15 +72,14 @@ impl Recorded {
     }
 }
 
-fn record(space: &Space) -> Result<Recording, String> {
+fn record(space: &Space, storage: Storage) -> Result<Recording, String> {
     let recorder = Recorder::new(&space.0.join("recorded"), &space.0.join("trace"));
-    let file = recorder.dir().join("app.db");
     let mut recorded = Recorded {
+        storage,
         recorder,
         states: Vec::new(),
     };
-    let mut plain = Host::shell(Some(&recorded.recorder));
-    plain.run(&format!(".open '{}'", file.display()))?;
+    let mut plain = recorded.outsider()?;
     recorded.states.push(content(&mut plain)?);
     for statement in fill(2000) {
         recorded.commit(&mut plain, &statement, true)?;
@@ -95,10 +111,8 @@ fn record(space: &Space) -> Result<Recording, String> {
             2 | 3 | 6 => drop(primary.run("PRAGMA wal_checkpoint")?),
             8 => drop(primary.run("PRAGMA wal_checkpoint(TRUNCATE)")?),
             5 => {
-                // Somebody writes without the extension, while it serves and while it does not.
-                plain = Host::shell(Some(&recorded.recorder));
-                plain.run(&format!(".open '{}'", file.display()))?;
-                plain.run(".timeout 20000")?;
+                // Somebody else writes, while it serves and while it does not.
+                plain = recorded.outsider()?;
                 recorded.commit(&mut plain, &transaction(1), true)?;
                 primary.close()?;
                 recorded.commit(&mut plain, &transaction(2), true)?;
@@ -112,7 +126,7 @@ fn record(space: &Space) -> Result<Recording, String> {
         }
         recorded.recorder.mark(&format!("pull {}", followers.len()));
         match round {
-            0 => follower.open(&follower_dir.join("replica.db"), Some(&url))?,
+            0 => follower.open(&follower_dir.join("replica.db"), storage, Some(&url))?,
             _ => drop(follower.sync()?),
         }
         recorded
@@ -137,6 +151,7 @@ fn record(space: &Space) -> Result<Recording, String> {
         .map(|pull| exposure(&steps, pull))
         .collect();
     Ok(Recording {
+        storage,
         steps,
         states: recorded.states,
         followers,
@@ -160,6 +175,7 @@ fn exposure(steps: &[Step], pull: usize) -> usize {
 
 fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
     let Recording {
+        storage,
         states,
         followers,
         exposed,
@@ -182,11 +198,13 @@ fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
     };
     let copy = dir.join("plain");
     fs::create_dir(&copy).unwrap();
-    for name in ["app.db", "app.db-wal", "app.db-journal"] {
-        let _ = fs::copy(dir.join(name), copy.join(name));
+    for name in storage.files("app.db") {
+        let _ = fs::copy(dir.join(&name), copy.join(&name));
     }
     judge(
-        recovered(&copy.join("app.db")).map_err(|e| format!("plain: {e}"))?,
+        storage
+            .recovered(&copy.join("app.db"))
+            .map_err(|e| format!("plain: {e}"))?,
         "a plain reader",
     )?;
     // Before the journal mode is durable there is nothing yet that could be served.
@@ -195,7 +213,7 @@ fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
     }
 
     let mut primary = Host::extended(None)?;
-    primary.open(&dir.join("app.db"), None)?;
+    primary.open(&dir.join("app.db"), *storage, None)?;
     let served = primary.value("SELECT replica_serve('127.0.0.1:0')")?;
     let url = json(&served, "$.url");
     judge(content(&mut primary)?, "the primary")?;
@@ -203,7 +221,7 @@ fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
     let follower_dir = dir.join("follower");
     trace::install(follower.map_or(&Image::new(), |f| &f.files), &follower_dir);
     let mut host = Host::extended(None)?;
-    host.open(&follower_dir.join("replica.db"), Some(&url))?;
+    host.open(&follower_dir.join("replica.db"), *storage, Some(&url))?;
     let report = host.sync()?;
     if let Some(follower) = follower {
         if json(&report, "$.from") != follower.position {
@@ -212,7 +230,7 @@ fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
                 follower.position
             )));
         }
-        if !in_history(&dir.join("app.db-replica"), &follower.position)? {
+        if !in_history(&dir.join("app.db-replica"), *storage, &follower.position)? {
             return Err(Fault::Broken(format!(
                 "the primary has forgotten {}: {report}",
                 follower.position
@@ -264,29 +282,35 @@ fn same(primary: &mut Host, follower: &mut Host, report: &str) -> Result<(), Fau
 }
 
 /// Whether a position is one that the primary had.
-fn in_history(store: &Path, position: &str) -> Result<bool, String> {
+fn in_history(store: &Path, storage: Storage, position: &str) -> Result<bool, String> {
     let (lsn, id) = position
         .split_once('-')
         .ok_or(format!("position {position}"))?;
-    let store = rusqlite::Connection::open(store).map_err(|e| e.to_string())?;
-    let sql = "SELECT count(*) FROM history WHERE lsn = ?1 AND lower(hex(id)) = ?2";
-    let lsn: i64 = lsn.parse().map_err(|_| format!("position {position}"))?;
-    store
-        .query_row(sql, (lsn, id), |row| row.get::<_, i64>(0))
-        .map(|n| n == 1)
-        .map_err(|e| e.to_string())
+    let sql = format!(
+        "SELECT CAST(count(*) AS TEXT) FROM history WHERE lsn = {lsn} AND lower(hex(id)) = '{id}'"
+    );
+    let found = storage.read(store, |source| source.lines(&sql))?;
+    Ok(found == ["1"])
+}
+
+fn survive(storage: Storage) {
+    let recording = record(&Space::new(), storage).unwrap();
+    let check = |cut: &Cut, dir: &Path| check(&recording, cut, dir);
+    let name = format!("{}primary", storage.title());
+    let images = storage.images(2500);
+    campaign::run(&name, &recording.steps, images, 10, check).expect_none();
+    let lying = campaign::without_syncs(&recording.steps, |name, _| campaign::is_log(name));
+    let name = format!("{name} without log syncs");
+    let report = campaign::run(&name, &lying, 100, 10, check);
+    assert!(report.lost + report.broken > 0);
 }
 
 #[test]
 fn a_primary_survives_power_loss() {
-    let recording = record(&Space::new()).unwrap();
-    campaign::run("primary", &recording.steps, 2500, 10, |cut, dir| {
-        check(&recording, cut, dir)
-    })
-    .expect_none();
-    let lying = campaign::without_syncs(&recording.steps, |name, _| campaign::is_log(name));
-    let report = campaign::run("primary without log syncs", &lying, 100, 10, |cut, dir| {
-        check(&recording, cut, dir)
-    });
-    assert!(report.lost + report.broken > 0);
+    survive(Storage::Plain);
+}
+
+#[test]
+fn a_sealed_primary_survives_power_loss() {
+    survive(Storage::Sealed);
 }

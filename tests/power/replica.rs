@@ -4,14 +4,16 @@
 //! returned, and the recorded position does not lead it: the next sync ends at the primary's state,
 //! and fetches changes only.
 use crate::campaign::{self, Cut, Fault, Space};
-use crate::content::{Content, content, recovered};
+use crate::content::{Content, content};
 use crate::host::{Host, json, number};
 use crate::image::Step;
+use crate::storage::Storage;
 use crate::trace::Recorder;
 use std::fs;
 use std::path::Path;
 
 struct Recording {
+    storage: Storage,
     steps: Vec<Step>,
     /// By number; the first is of the empty file and never served.
     states: Vec<Content>,
@@ -53,17 +55,27 @@ pub fn transaction(number: usize) -> String {
     }
 }
 
-fn follow(file: &Path, url: &str, recorder: Option<&Recorder>) -> Result<Host, String> {
+fn follow(
+    file: &Path,
+    storage: Storage,
+    url: &str,
+    recorder: Option<&Recorder>,
+) -> Result<Host, String> {
     let mut host = Host::extended(recorder)?;
-    host.open(file, Some(url))?;
+    host.open(file, storage, Some(url))?;
     Ok(host)
 }
 
 /// The primary serves on while the images are checked.
-fn record(space: &Space, rows: usize, rounds: usize) -> Result<(Recording, Host), String> {
+fn record(
+    space: &Space,
+    storage: Storage,
+    rows: usize,
+    rounds: usize,
+) -> Result<(Recording, Host), String> {
     let file = space.0.join("app.db");
     let mut primary = Host::extended(None)?;
-    primary.open(&file, None)?;
+    primary.open(&file, storage, None)?;
     let mut states = vec![content(&mut primary)?];
     for statement in fill(rows) {
         primary.run(&statement)?;
@@ -77,10 +89,10 @@ fn record(space: &Space, rows: usize, rounds: usize) -> Result<(Recording, Host)
     let mut recorder = Recorder::new(&space.0.join("recorded"), &space.0.join("trace"));
     let database = recorder.dir().join("replica.db");
     recorder.mark("start 1");
-    let mut replica = follow(&database, &url, Some(&recorder))?;
+    let mut replica = follow(&database, storage, &url, Some(&recorder))?;
     replica.sync()?;
     recorder.mark("ack 1");
-    let mut early = follow(&space.0.join("early.db"), &url, None)?;
+    let mut early = follow(&space.0.join("early.db"), storage, &url, None)?;
     early.sync()?;
 
     for round in 1..=rounds {
@@ -103,16 +115,24 @@ fn record(space: &Space, rows: usize, rounds: usize) -> Result<(Recording, Host)
             9 => drop(replica.run("PRAGMA wal_checkpoint(TRUNCATE)")?),
             6 => {
                 replica.close()?;
-                replica = follow(&database, &url, Some(&recorder))?;
+                replica = follow(&database, storage, &url, Some(&recorder))?;
             }
             8 => {
-                // A reader without the extension closes last, and so deletes the log.
+                // A reader without the extension closes last, and so deletes the log: of an encrypted
+                // database, which it cannot read, neither that nor anything else.
                 replica.close()?;
                 let mut plain = Host::shell(Some(&recorder));
                 plain.run(&format!(".open '{}'", database.display()))?;
-                content(&mut plain)?;
-                plain.close()?;
-                replica = follow(&database, &url, Some(&recorder))?;
+                let read = content(&mut plain);
+                if read.is_ok() != (storage == Storage::Plain) {
+                    return Err(format!("without the extension: {read:?}"));
+                }
+                // (The shell's exit says whether a statement failed.)
+                let closed = plain.close();
+                if storage == Storage::Plain {
+                    closed?;
+                }
+                replica = follow(&database, storage, &url, Some(&recorder))?;
             }
             _ => {}
         }
@@ -127,6 +147,7 @@ fn record(space: &Space, rows: usize, rounds: usize) -> Result<(Recording, Host)
     );
     Ok((
         Recording {
+            storage,
             steps: recorder.finish(),
             states,
             changes,
@@ -138,6 +159,7 @@ fn record(space: &Space, rows: usize, rounds: usize) -> Result<(Recording, Host)
 
 fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
     let Recording {
+        storage,
         states,
         changes,
         url,
@@ -162,18 +184,20 @@ fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
     if there {
         let copy = dir.join("plain");
         fs::create_dir(&copy).unwrap();
-        for name in ["replica.db", "replica.db-wal"] {
-            let _ = fs::copy(dir.join(name), copy.join(name));
+        for name in storage.files("replica.db") {
+            let _ = fs::copy(dir.join(&name), copy.join(&name));
         }
         judge(
-            recovered(&copy.join("replica.db")).map_err(|e| format!("plain: {e}"))?,
+            storage
+                .recovered(&copy.join("replica.db"))
+                .map_err(|e| format!("plain: {e}"))?,
             "a plain reader",
         )?;
     } else if complete {
         return Err(Fault::Lost("the database file is gone".into()));
     }
 
-    let mut host = follow(&database, url, None)?;
+    let mut host = follow(&database, *storage, url, None)?;
     let opened = content(&mut host)?;
     // A bootstrap, and a cure at open, lead to the primary's state of today.
     if opened != states[last] {
@@ -209,17 +233,20 @@ fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
             "the spool of the bootstrap is still there".into(),
         ));
     }
-    match recovered(&database)? == states[last] {
+    match storage.recovered(&database)? == states[last] {
         true => Ok(()),
         false => Err(Fault::Broken("another content after the close".into())),
     }
 }
 
-#[test]
-fn a_replica_survives_power_loss() {
+fn survive(storage: Storage) {
     let space = Space::new();
-    let (recording, _primary) = record(&space, 2000, 10).unwrap();
+    let (recording, _primary) = record(&space, storage, 2000, 10).unwrap();
     let check = |cut: &Cut, dir: &Path| check(&recording, cut, dir);
+    let run = |name: &str, steps: &[Step], images, enough, check: &Check| {
+        let name = format!("{}{name}", storage.title());
+        campaign::run(&name, steps, images, enough, check)
+    };
     // The same trace on disks that ignore a sync: were this not seen, the test could not see an engine
     // that forgets it.
     let late = |cut: &Cut, dir: &Path| {
@@ -230,23 +257,46 @@ fn a_replica_survives_power_loss() {
         }
     };
     let log = campaign::without_syncs(&recording.steps, |name, _| campaign::is_log(name));
-    let report = campaign::run("replica without log syncs", &log, 200, 5, late);
+    let report = run("replica without log syncs", &log, 200, 5, &late);
     assert!(report.lost + report.broken > 0);
     // A log that starts anew, with its header only as durable as its frames: the one the prototype
     // `wal_header_sync` saw replay an old commit over a newer database.
     let header = campaign::without_syncs(&recording.steps, |name, before| {
         campaign::is_log(name) && matches!(before, Step::Write { offset: 0, .. })
     });
-    let report = campaign::run("replica without header syncs", &header, 6000, 1, late);
+    let report = run("replica without header syncs", &header, 6000, 1, &late);
     assert!(report.lost + report.broken > 0);
-    campaign::run("replica", &recording.steps, 3000, 10, check).expect_none();
+    let images = storage.images(3000);
+    run("replica", &recording.steps, images, 10, &check).expect_none();
+}
+
+type Check<'a> = dyn Fn(&Cut, &Path) -> Result<(), Fault> + Sync + 'a;
+
+#[test]
+fn a_replica_survives_power_loss() {
+    survive(Storage::Plain);
+}
+
+#[test]
+fn a_sealed_replica_survives_power_loss() {
+    survive(Storage::Sealed);
 }
 
 /// Large enough to come in many parts, with resting points between them.
+fn survive_a_long_bootstrap(storage: Storage) {
+    let space = Space::new();
+    let (recording, _primary) = record(&space, storage, 62_000, 0).unwrap();
+    let check = |cut: &Cut, dir: &Path| check(&recording, cut, dir);
+    let name = format!("{}long bootstrap", storage.title());
+    campaign::run(&name, &recording.steps, storage.images(90), 10, check).expect_none();
+}
+
 #[test]
 fn a_long_bootstrap_survives_power_loss() {
-    let space = Space::new();
-    let (recording, _primary) = record(&space, 62_000, 0).unwrap();
-    let check = |cut: &Cut, dir: &Path| check(&recording, cut, dir);
-    campaign::run("long bootstrap", &recording.steps, 90, 10, check).expect_none();
+    survive_a_long_bootstrap(Storage::Plain);
+}
+
+#[test]
+fn a_long_sealed_bootstrap_survives_power_loss() {
+    survive_a_long_bootstrap(Storage::Sealed);
 }
