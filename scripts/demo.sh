@@ -155,4 +155,19 @@ SELECT * FROM replica_status;'
 say "  What the replica says of itself:"
 sed 's/^/  /' <<<"$answer"
 
+say "8. The same with encryption"
+(umask 077 && echo 'correct horse battery staple' >"$work/sealed.key")
+ask replica ".mode list
+.open file:sealed.db?vfs=replica&sync_url=$url&key_file=$work/sealed.key
+SELECT count(*) FROM package;"
+counted=$answer
+ask primary 'SELECT count(*) FROM package;'
+[[ $counted == "$answer" ]] || fail "the encrypted replica counts $counted packages, the primary $answer"
+compare "of the encrypted replica"
+! grep -q libreplica "$work"/sealed.db* || fail "content of the encrypted replica is in the clear"
+! plain=$("$sqlite" -batch -init /dev/null "$work/sealed.db" "SELECT count(*) FROM package" 2>&1) ||
+  fail "plain sqlite3 reads the encrypted replica"
+[[ $plain == *'not a database'* ]] || fail "plain sqlite3 says of the encrypted replica: $plain"
+say "  A second replica, encrypted with the key in a file: plain sqlite3 says '${plain#*: }', no file holds 'libreplica'."
+
 say "Everything is equal."
