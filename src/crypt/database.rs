@@ -49,6 +49,29 @@ pub struct SealedDatabase {
     grown: u32,
     /// What the checkpoint that is under way has copied.
     copied: Option<Backfill>,
+    /// For reads one after the other.
+    ahead: Option<Ahead>,
+}
+
+/// Records that were read ahead. They are good for as long as the locks of the connection stay as
+/// they are: what a transaction reads from the database file nobody writes meanwhile.
+#[derive(Default)]
+struct Ahead {
+    records: Vec<u8>,
+    /// The page of the first, and how many there are.
+    first: u32,
+    count: u32,
+    /// The page that was asked for last.
+    last: u32,
+}
+
+impl Ahead {
+    /// Where the record of a page lies in `records`.
+    fn find(&self, number: PageNumber, length: usize) -> Option<std::ops::Range<usize>> {
+        let at = number.get().checked_sub(self.first)?;
+        let start = at as usize * length;
+        (at < self.count).then_some(start..start + length)
+    }
 }
 
 /// A page as it is sealed in the log.
@@ -74,12 +97,27 @@ impl SealedDatabase {
             page: Vec::new(),
             grown: header.complete(),
             copied: None,
+            ahead: None,
             header,
+        }
+    }
+
+    /// Has pages read ahead where they are read one after the other. Whoever asks for this says when
+    /// locks change ([`SealedDatabase::forget_ahead`]).
+    pub fn read_ahead(&mut self) {
+        self.ahead = Some(Ahead::default());
+    }
+
+    /// Locks were taken or given back: what was read ahead may be old.
+    pub fn forget_ahead(&mut self) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.count = 0;
         }
     }
 
     /// A lock was taken: others may have written since.
     pub fn refresh(&mut self, raw: &dyn RawFile) -> Result<()> {
+        self.forget_ahead();
         self.header.refresh(raw, &self.keys)
     }
 
@@ -261,7 +299,7 @@ impl SealedDatabase {
             return Ok(true);
         }
         // Others may have written it since the header was read.
-        self.header.refresh(raw, &self.keys)?;
+        self.refresh(raw)?;
         let again = self.open_record(raw, size, number, page)?;
         read = read.max(again.0);
         if again.1 {
@@ -287,6 +325,9 @@ impl SealedDatabase {
         page: &mut [u8],
     ) -> Result<(usize, bool)> {
         let length = size.bytes() + OVERHEAD;
+        if self.look_ahead(raw, size, number)? {
+            return Ok((length, self.open_ahead(number, page)));
+        }
         self.scratch.resize(length, 0);
         let read = read_all(raw, &mut self.scratch, place(size, number))?;
         let record = &self.scratch[..read];
@@ -297,6 +338,49 @@ impl SealedDatabase {
                 pages.open_into(&seal, &associated, &record[OVERHEAD..], page)
             });
         Ok((read, opened))
+    }
+
+    /// Whether the record of a page was read ahead; where pages are read one after the other, the
+    /// next ones are.
+    fn look_ahead(
+        &mut self,
+        raw: &dyn RawFile,
+        size: PageSize,
+        number: PageNumber,
+    ) -> Result<bool> {
+        let length = size.bytes() + OVERHEAD;
+        let Some(ahead) = &mut self.ahead else {
+            return Ok(false);
+        };
+        let next = ahead.last > 0 && number.get() == ahead.last.wrapping_add(1);
+        ahead.last = number.get();
+        if ahead.find(number, length).is_some() {
+            return Ok(true);
+        }
+        let count = MOST_BYTES / length;
+        if !next || count < 2 {
+            return Ok(false);
+        }
+        ahead.count = 0;
+        ahead.records.resize(count * length, 0);
+        let read = raw.read(&mut ahead.records, place(size, number))?;
+        (ahead.first, ahead.count) = (number.get(), (read / length) as u32);
+        Ok(ahead.count > 0)
+    }
+
+    fn open_ahead(&self, number: PageNumber, page: &mut [u8]) -> bool {
+        let associated = associated(&self.id, number);
+        let length = page.len() + OVERHEAD;
+        let record = self
+            .ahead
+            .as_ref()
+            .and_then(|ahead| Some(&ahead.records[ahead.find(number, length)?]));
+        record.is_some_and(|record| {
+            Seal::parse(record).is_some_and(|seal| {
+                let pages = &self.keys.pages;
+                pages.open_into(&seal, &associated, &record[OVERHEAD..], page)
+            })
+        })
     }
 
     /// Writes whole pages. The first write of a new file holds page 1, which tells the page size.
@@ -320,7 +404,7 @@ impl SealedDatabase {
                 let number = PageNumber::new(number).ok_or_else(wrong)?;
                 self.append_record(number, page)?;
             }
-            write_all(raw, &self.scratch, place(size, start))?;
+            self.put(raw, place(size, start))?;
             self.wrote(start.get() + (chunk.len() / size.bytes()) as u32 - 1);
         }
         Ok(())
@@ -345,7 +429,7 @@ impl SealedDatabase {
         self.scratch.clear();
         self.scratch.extend_from_slice(&page.seal.encode());
         self.scratch.extend_from_slice(ciphertext);
-        write_all(raw, &self.scratch, place(size, number))?;
+        self.put(raw, place(size, number))?;
         self.wrote(number.get());
         Ok(())
     }
@@ -364,6 +448,12 @@ impl SealedDatabase {
         )?;
         record[..OVERHEAD].copy_from_slice(&seal.encode());
         Ok(())
+    }
+
+    /// Writes the records that wait in `scratch`.
+    fn put(&mut self, raw: &dyn RawFile, offset: u64) -> Result<()> {
+        self.forget_ahead();
+        write_all(raw, &self.scratch, offset)
     }
 
     fn wrote(&mut self, last: u32) {
@@ -408,7 +498,7 @@ impl SealedDatabase {
             if head[..read].iter().all(|byte| *byte == 0) {
                 self.scratch.clear();
                 self.append_record(hole, &zeros)?;
-                write_all(raw, &self.scratch, place(size, hole))?;
+                self.put(raw, place(size, hole))?;
             }
             self.grown = hole.get();
         }
@@ -458,7 +548,7 @@ impl SealedDatabase {
         zeros.fill(0);
         self.scratch.clear();
         self.append_record(number, &zeros)?;
-        write_all(raw, &self.scratch, place(size, number))
+        self.put(raw, place(size, number))
     }
 
     /// Cuts the plain file, or lets it grow by pages of zeros.
@@ -480,6 +570,7 @@ impl SealedDatabase {
             self.sync(raw)?;
         }
         self.grown = self.grown.min(pages);
+        self.forget_ahead();
         raw.truncate(HEADER_BYTES + u64::from(pages) * (page_size.bytes() + OVERHEAD) as u64)
     }
 
@@ -765,6 +856,33 @@ mod tests {
     }
 
     #[test]
+    fn pages_that_are_read_one_after_the_other_come_with_one_call() {
+        let keys = keys();
+        let (raw, mut database) = create(&keys);
+        for number in 1..=100 {
+            put(&mut database, &raw, number, number as u8);
+        }
+        let mut reader = open(&raw, &keys);
+        reader.read_ahead();
+        let reads = *raw.reads.borrow();
+        for number in 1..=100 {
+            assert_eq!(get(&mut reader, &raw, number).unwrap(), page(number as u8));
+        }
+        assert_eq!(*raw.reads.borrow() - reads, 2);
+        // What others write is seen once they could write, and what was damaged is not hidden.
+        put(&mut database, &raw, 50, 7);
+        reader.forget_ahead();
+        assert_eq!(get(&mut reader, &raw, 49).unwrap(), page(49));
+        assert_eq!(get(&mut reader, &raw, 50).unwrap(), page(7));
+        raw.bytes.borrow_mut()[HEADER_BYTES as usize + 50 * 552 + 300] ^= 1;
+        reader.forget_ahead();
+        assert_eq!(get(&mut reader, &raw, 50).unwrap(), page(7));
+        assert!(get(&mut reader, &raw, 51).is_err());
+        put(&mut reader, &raw, 51, 3);
+        assert_eq!(get(&mut reader, &raw, 51).unwrap(), page(3));
+    }
+
+    #[test]
     fn a_torn_page_is_healed_where_it_is_free() {
         let keys = keys();
         let (raw, mut database) = create(&keys);
@@ -861,6 +979,7 @@ mod tests {
             put(&mut first, &raw, 1, 5);
             let mut model = page(5).to_vec();
             let mut databases = [first, open(&raw, &keys)];
+            databases.iter_mut().for_each(SealedDatabase::read_ahead);
             for (which, step) in steps {
                 let database = &mut databases[which];
                 database.begin_write(&raw).unwrap();
@@ -876,7 +995,10 @@ mod tests {
                         model.resize(pages * SIZE, 0);
                     }
                     Step::Sync => sync(database, &raw),
-                    Step::Reopen => *database = open(&raw, &keys),
+                    Step::Reopen => {
+                        *database = open(&raw, &keys);
+                        database.read_ahead();
+                    }
                     Step::Read(at, n) => {
                         let mut bytes = vec![3; n];
                         let read = database.read(&raw, &mut bytes, at as u64).unwrap();

@@ -119,6 +119,14 @@ impl SealedLog {
         self.salts = None;
     }
 
+    /// The same, where the shared index has the salts of the newest commit: whoever begins the log
+    /// anew says so there first.
+    pub fn forget_unless(&mut self, salts: [u8; 8]) {
+        if self.salts != Some(salts) {
+            self.salts = None;
+        }
+    }
+
     /// A transaction begins or ends. What was not written yet is of one that was given up.
     pub fn end_transaction(&mut self) {
         (self.pending, self.written) = (None, None);

@@ -704,12 +704,19 @@ unsafe extern "C" fn shm_map(
     extend: c_int,
     address: *mut *mut c_void,
 ) -> c_int {
-    // SAFETY: SQLite's call on an open file of ours; arguments forwarded.
-    unsafe { opened(file) }.forward(
+    // SAFETY: SQLite's call on an open file of ours.
+    let open = unsafe { opened(file) };
+    let code = open.forward(
         |m| m.xShmMap,
+        // SAFETY: arguments forwarded.
         |f, file| unsafe { f(file, region, size, extend, address) },
         sqlite::SQLITE_IOERR_SHMMAP,
-    )
+    );
+    if let (sqlite::SQLITE_OK, 0, Kind::Main(main)) = (code, region, &mut open.kind) {
+        // SAFETY: on success the out-parameter is set: null where there is no such region yet.
+        main.note_index(unsafe { *address });
+    }
+    code
 }
 
 unsafe extern "C" fn shm_lock(
@@ -738,9 +745,14 @@ unsafe extern "C" fn shm_barrier(file: *mut sqlite3_file) {
 }
 
 unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, delete: c_int) -> c_int {
-    // SAFETY: SQLite's call on an open file of ours; arguments forwarded.
-    unsafe { opened(file) }.forward(
+    // SAFETY: SQLite's call on an open file of ours.
+    let open = unsafe { opened(file) };
+    if let Kind::Main(main) = &mut open.kind {
+        main.note_index(std::ptr::null());
+    }
+    open.forward(
         |m| m.xShmUnmap,
+        // SAFETY: arguments forwarded.
         |f, file| unsafe { f(file, delete) },
         sqlite::SQLITE_OK,
     )

@@ -50,10 +50,14 @@ impl Link {
         *self.log.lock() = Some(log);
     }
 
-    /// Locks were taken or given back: another writer may have been there.
-    pub fn forget(&self) {
+    /// Locks were taken or given back: another writer may have been there, which the salts in the
+    /// index tell.
+    pub fn forget(&self, salts: Option<[u8; 8]>) {
         if let Some(log) = &mut *self.log.lock() {
-            log.forget();
+            match salts {
+                Some(salts) => log.forget_unless(salts),
+                None => log.forget(),
+            }
         }
     }
 

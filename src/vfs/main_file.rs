@@ -1,9 +1,10 @@
 //! A database the host has open: whether it is followed, whether it is encrypted, and which locks of
 //! the shared index the connection holds.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use libsqlite3_sys as sqlite;
 
@@ -55,6 +56,8 @@ pub struct MainFile {
     link: Arc<Link>,
     /// The connection, once SQLite has told; it outlives the file.
     db: *mut sqlite::sqlite3,
+    /// The first region of the shared index, while it is mapped.
+    index: *const AtomicU32,
     /// Slots of the shared index this connection holds, by bit.
     shared: u8,
     exclusive: u8,
@@ -87,6 +90,7 @@ impl MainFile {
             sealed: None,
             link: Arc::default(),
             db: std::ptr::null_mut(),
+            index: std::ptr::null(),
             shared: 0,
             exclusive: 0,
             checkpointing: false,
@@ -310,7 +314,9 @@ impl MainFile {
         match Header::find(base)? {
             Found::Empty => {}
             Found::Sealed(header) if keys.own(&header) => {
-                self.sealed = Some(SealedDatabase::new(Arc::clone(keys), *header));
+                let mut sealed = SealedDatabase::new(Arc::clone(keys), *header);
+                sealed.read_ahead();
+                self.sealed = Some(sealed);
             }
             Found::Sealed(_) => {
                 return Err(Error::NotADatabase(format!(
@@ -436,13 +442,19 @@ impl MainFile {
         }
     }
 
-    /// The same for an encrypted file: the log may have begun anew since, and the header of the
+    /// The shared index was mapped, or unmapped.
+    pub fn note_index(&mut self, first_region: *const c_void) {
+        self.index = first_region.cast();
+    }
+
+    /// Slots of an encrypted file were locked or unlocked: the log may have begun anew since, and the header of the
     /// database may say more.
     pub fn slots_changed(&mut self, base: &BaseFile, mask: u8, flags: c_int) -> Result<()> {
         let Some(sealed) = &mut self.sealed else {
             return Ok(());
         };
-        self.link.forget();
+        sealed.forget_ahead();
+        self.link.forget(index_salts(self.index));
         let recovering = self.exclusive & RECOVER_SLOT != 0;
         if mask & (WRITE_SLOT | RECOVER_SLOT) != 0 {
             let writing = self.exclusive & WRITE_SLOT != 0 && !recovering;
@@ -507,6 +519,21 @@ impl MainFile {
         unsafe { *argument = crate::ffi::sqlite_text(&name) };
         sqlite::SQLITE_OK
     }
+}
+
+/// The salts in the header of a shared index that is mapped (`WalIndexHdr.aSalt`, bytes 32..40).
+fn index_salts(index: *const AtomicU32) -> Option<[u8; 8]> {
+    if index.is_null() {
+        return None;
+    }
+    let mut salts = [0; 8];
+    for (at, half) in salts.chunks_mut(4).enumerate() {
+        // SAFETY: SQLite maps 32 KiB and keeps them until xShmUnmap, which takes the pointer away.
+        // Others write there at any time: hence an atomic.
+        let word = unsafe { (*index.add(8 + at)).load(Ordering::Acquire) };
+        half.copy_from_slice(&word.to_ne_bytes());
+    }
+    Some(salts)
 }
 
 /// Reads a range of an encrypted file, or of one that cannot be read yet and seems empty.
