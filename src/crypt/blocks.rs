@@ -40,6 +40,9 @@ const LENGTH: usize = 2;
 /// Where the header of a journal has the number that is another one in each.
 const NONCE_AT: usize = 12;
 
+/// What a journal begins with, and what stands behind the name of a super-journal at its end.
+const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+
 /// Bytes gathered for one call of the file beneath.
 const MOST_BYTES: usize = 1 << 16;
 
@@ -59,6 +62,8 @@ pub struct SealedBlocks {
     id: [u8; 16],
     size: usize,
     reliable: Reliable,
+    /// Whether the name of a super-journal at the end of a journal is kept from SQLite.
+    hides_super: bool,
     nonces: Nonces,
     /// The block that was read or written last, in the clear, with its length; and its number.
     block: Vec<u8>,
@@ -77,6 +82,7 @@ impl SealedBlocks {
             id,
             size: block_bytes,
             reliable: Reliable::Whole,
+            hides_super: false,
             nonces: Nonces::new(),
             block: Vec::new(),
             at: None,
@@ -95,6 +101,9 @@ impl SealedBlocks {
         };
         Self {
             reliable: Reliable::Start { journal, first },
+            // A super-journal goes when all databases of its transaction are complete. As long as one
+            // is not, it has to be rolled back, whoever took the super-journal away.
+            hides_super: matches!(rollback, Rollback::Needed(_)),
             ..Self::new(keys, file_id, JOURNAL_BLOCK)
         }
     }
@@ -132,6 +141,7 @@ impl SealedBlocks {
 
     /// A journal was written: its header begins another one.
     fn note_write(&mut self, data: &[u8], offset: u64) {
+        self.hides_super = false;
         if data.len() == 1 {
             // Takes the magic of an older journal away, where the next header is to come: nothing
             // relies on it.
@@ -198,6 +208,15 @@ impl SealedBlocks {
 
     /// Reads any range; returns how many bytes there were before the end.
     pub fn read(&mut self, raw: &dyn RawFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let read = self.read_range(raw, buffer, offset)?;
+        let looks_for_super = read == MAGIC.len() && buffer[..read] == MAGIC && offset > 0;
+        if self.hides_super && looks_for_super && offset + MAGIC.len() as u64 == self.size(raw)? {
+            buffer[..read].fill(0);
+        }
+        Ok(read)
+    }
+
+    fn read_range(&mut self, raw: &dyn RawFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
             let at = offset + done as u64;
@@ -492,6 +511,23 @@ mod tests {
         assert_eq!(first.read(&raw, &mut [0; 8], 512).unwrap(), 8);
         first.truncate(&raw, 0).unwrap();
         assert_eq!(first.as_journal().bytes, 0);
+    }
+
+    #[test]
+    fn a_super_journal_counts_once_the_database_is_complete() {
+        let (raw, keys) = (Bytes::default(), keys());
+        let mut own = journal(&keys, Rollback::NotNeeded);
+        own.write(&raw, &head(7), 0).unwrap();
+        own.write(&raw, &MAGIC, 600).unwrap();
+        let found = |rollback| {
+            let mut bytes = [0; 8];
+            let mut left = journal(&keys, rollback);
+            assert_eq!(left.read(&raw, &mut bytes, 600).unwrap(), 8);
+            bytes
+        };
+        assert_eq!(found(Rollback::Needed(needed(608))), [0; 8]);
+        assert_eq!(found(Rollback::Complete(needed(608))), MAGIC);
+        assert_eq!(found(Rollback::NotNeeded), MAGIC);
     }
 
     /// The header of the database may speak of a transaction before: its journal is gone, and this

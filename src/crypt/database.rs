@@ -27,6 +27,9 @@ use crate::page::{PageNumber, PageSize};
 /// The most bytes of one call of the file beneath.
 const MOST_BYTES: usize = 1 << 16;
 
+/// Times the same header is read again before it is believed that the file was cut.
+const MOST_LOOKS: u32 = 3;
+
 /// What is authenticated with a page.
 pub(super) fn associated(file: &[u8; 16], page: PageNumber) -> [u8; 28] {
     let mut bytes = *b"page\0\0\0\x01--------------------";
@@ -126,6 +129,8 @@ impl SealedDatabase {
     pub fn begin_write(&mut self, raw: &dyn RawFile) -> Result<()> {
         self.refresh(raw)?;
         self.grown = self.header.complete();
+        // Another checkpointer may have come further with the same log.
+        self.copied = None;
         // Power failed when the first pages were written, and none is there: nothing needs the
         // journal, which SQLite is about to take away.
         if matches!(self.header.rollback(), Rollback::Needed(_)) && self.size(raw)? == 0 {
@@ -133,6 +138,20 @@ impl SealedDatabase {
             self.sync(raw)?;
         }
         Ok(())
+    }
+
+    /// The lock is given back after a transaction or a checkpoint that was not synced
+    /// (`synchronous=OFF`): what there is counts as well.
+    pub fn end_write(&mut self, raw: &dyn RawFile) -> Result<()> {
+        if self.grown <= self.header.complete()
+            || matches!(self.header.rollback(), Rollback::Needed(_))
+        {
+            return Ok(());
+        }
+        self.before_sync(raw)?;
+        let grown = self.grown;
+        self.header
+            .update(raw, &self.keys, |header| header.grow(grown))
     }
 
     /// Before pages are written whose former content is in the rollback journal: in its first
@@ -228,14 +247,16 @@ impl SealedDatabase {
         let Some(size) = self.known_page_size(raw)? else {
             return Ok(0);
         };
+        let mut seen = 0;
         loop {
             let (records, complete) = (records(raw, size)?, self.header.complete());
             if records >= complete {
                 return Ok(u64::from(records) * u64::from(size.get()));
             }
-            // Others may have cut it, and have said so before.
+            // Others may have cut it, and have said so before; or they are saying it.
             self.header.refresh(raw, &self.keys)?;
-            if self.header.complete() == complete {
+            seen += u32::from(self.header.complete() == complete);
+            if seen == MOST_LOOKS {
                 return Err(Error::Tampered(format!(
                     "the encrypted database has {records} pages, and had {complete}"
                 )));
@@ -461,22 +482,31 @@ impl SealedDatabase {
         self.grown = self.grown.max(last);
     }
 
-    /// The page size, which the first page of a new database tells.
+    /// The page size, which the first write of a new database tells: page 1 itself, or a page that
+    /// did not fit the cache.
     fn size_for(&mut self, raw: &dyn RawFile, data: &[u8], offset: u64) -> Result<PageSize> {
-        if let Some(size) = self.known_page_size(raw)? {
-            return Ok(size);
+        let known = self.known_page_size(raw)?;
+        let told = match offset == 0 && data.len() >= 100 {
+            true => match u16::from_be_bytes([data[16], data[17]]) {
+                1 => 65536,
+                size => u32::from(size),
+            },
+            false => known.map_or(data.len() as u32, PageSize::get),
+        };
+        match known {
+            Some(size) if size.get() == told => return Ok(size),
+            Some(size) if records(raw, size)? > 0 => {
+                return Err(Error::Misuse(
+                    "an encrypted database keeps its page size: VACUUM INTO makes another one"
+                        .to_owned(),
+                ));
+            }
+            _ => {}
         }
-        if offset != 0 || data.len() < 512 {
-            return Err(Error::Misuse(
-                "the first write of a database is not its first page".to_owned(),
-            ));
-        }
-        let size = PageSize::new(match u16::from_be_bytes([data[16], data[17]]) {
-            1 => 65536,
-            size => u32::from(size),
-        })?;
+        let size = PageSize::new(told)?;
         // Pages of a transaction that power failed in, before the size was there.
         if raw.size()? > HEADER_BYTES {
+            self.forget_ahead();
             raw.truncate(HEADER_BYTES)?;
         }
         self.header
@@ -703,7 +733,6 @@ mod tests {
         let (raw, mut database) = create(&keys);
         let mut other = open(&raw, &keys);
         assert_eq!(other.read(&raw, &mut [0; 100], 0).unwrap(), 0);
-        assert!(database.write(&raw, &page(1), SIZE as u64).is_err());
         put(&mut database, &raw, 1, 1);
         assert_eq!(other.read(&raw, &mut [0; 100], 0).unwrap(), 100);
         assert_eq!(other.page_size(), PageSize::new(512).ok());
@@ -880,6 +909,26 @@ mod tests {
         assert!(get(&mut reader, &raw, 51).is_err());
         put(&mut reader, &raw, 51, 3);
         assert_eq!(get(&mut reader, &raw, 51).unwrap(), page(3));
+    }
+
+    /// Page 1 stays in SQLite's cache while others no longer fit.
+    #[test]
+    fn the_first_write_may_be_another_page() {
+        let keys = keys();
+        let (raw, mut database) = create(&keys);
+        put(&mut database, &raw, 3, 3);
+        assert_eq!(database.size(&raw).unwrap(), 3 * 512);
+        assert_eq!(get(&mut database, &raw, 1).unwrap(), [0; SIZE]);
+        put(&mut database, &raw, 1, 1);
+        sync(&mut database, &raw);
+        assert_eq!(get(&mut open(&raw, &keys), &raw, 3).unwrap(), page(3));
+        // Another page size has no room in the same file.
+        let mut larger = [0; 1024];
+        larger[16..18].copy_from_slice(&1024_u16.to_be_bytes());
+        assert!(database.write(&raw, &larger, 0).is_err());
+        database.truncate(&raw, 0).unwrap();
+        database.write(&raw, &larger, 0).unwrap();
+        assert_eq!(open(&raw, &keys).page_size(), PageSize::new(1024).ok());
     }
 
     #[test]

@@ -167,6 +167,8 @@ impl Header {
             .max_by_key(|copy| sequence(copies[*copy]));
         match newest {
             Some(copy) => Ok(Found::Sealed(Box::new(Self::parse(copies[copy], copy)?))),
+            // Its first write was torn, or is being made: there never was a page.
+            None if file.size()? <= HEADER_BYTES => Ok(Found::Empty),
             None => Err(Error::Tampered(
                 "both copies of the header of the encrypted file are damaged".to_owned(),
             )),
@@ -588,6 +590,7 @@ mod tests {
         header
             .update(&file, &keys, |header| header.complete(1))
             .unwrap();
+        file.truncate(HEADER_BYTES + 552).unwrap();
         let whole = file.copy();
         for at in (0..USED_BYTES).chain(COPY_BYTES..COPY_BYTES + USED_BYTES) {
             let mut bytes = whole.clone();

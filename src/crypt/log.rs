@@ -239,7 +239,10 @@ impl SealedLog {
                 let count = rest.len().min(self.frame_bytes() as usize - from);
                 self.write_waiting(raw, frame)?;
                 let read = self.read_frame(raw, frame, from, &mut rest[..count]);
-                let damage = match from == 0 && !self.is_needed(frame) {
+                let own = self
+                    .written
+                    .is_some_and(|(first, last)| (first..=last).contains(&frame));
+                let damage = match from == 0 && !own && !self.is_needed(frame) {
                     true => damage,
                     false => Damage::IsAnError,
                 };

@@ -10,8 +10,8 @@
 //!   same place since the log began anew (`replica_verify` finds it, against the remote);
 //! - taking the log away, or its end, when nobody has the database open: as if power had failed
 //!   before (`replica_verify` finds it);
-//! - taking away the rollback journal of a transaction between its last write and its sync, if power
-//!   fails just then;
+//! - taking away the rollback journal of a transaction, or the log of a checkpoint, between its last
+//!   write and its sync, if power fails just then;
 //! - sizes, names, the pattern of access, and the shared index (`-shm`), which holds page numbers and
 //!   a running checksum in the clear, and is believed while the database is open.
 

@@ -60,6 +60,11 @@ pub const SEALED_LOG: &str = "-swal";
 /// What its rollback journal has in place of `-journal`, for the same reason.
 pub const SEALED_JOURNAL: &str = "-sjournal";
 
+/// The rollback journal of an encrypted database.
+pub fn sealed_journal(database: &Path) -> PathBuf {
+    beside(database, SEALED_JOURNAL)
+}
+
 /// The database whose state store this is.
 pub fn owner(store: &Path) -> Option<PathBuf> {
     let name = store.to_str()?.strip_suffix("-replica")?;

@@ -224,8 +224,14 @@ impl OpenFile {
             |f, file| unsafe { f(file, level) },
             sqlite::SQLITE_CANTOPEN,
         );
-        if let (sqlite::SQLITE_OK, Kind::Main(main), Some(base)) =
-            (code, &mut self.kind, &self.base)
+        let (sqlite::SQLITE_OK, Kind::Main(main), Some(base)) = (code, &mut self.kind, &self.base)
+        else {
+            return code;
+        };
+        let held = main.level();
+        main.set_level(level.max(held));
+        // Nobody can have written since RESERVED was taken, and that could not be given back.
+        if held < sqlite::SQLITE_LOCK_RESERVED
             && let Err(error) = main.locked(base, level)
         {
             last_error::note(&error);
@@ -236,9 +242,25 @@ impl OpenFile {
             };
             // SAFETY: gives back what was just taken.
             base.call(|m| m.xUnlock, |f, file| unsafe { f(file, before) });
+            main.set_level(before);
             return error.code();
         }
         code
+    }
+
+    fn unlock(&mut self, level: c_int) -> c_int {
+        if let (Kind::Main(main), Some(base)) = (&mut self.kind, &self.base) {
+            if let Err(error) = main.end_write(base) {
+                last_error::note(&error);
+            }
+            main.set_level(level.min(main.level()));
+        }
+        // SAFETY: forwards SQLite's own arguments.
+        self.forward(
+            |m| m.xUnlock,
+            |f, file| unsafe { f(file, level) },
+            sqlite::SQLITE_OK,
+        )
     }
 
     /// What is read without locks is found out at the first read of a page.
@@ -402,10 +424,13 @@ impl OpenFile {
             |f, file| unsafe { f(file, flags) },
             sqlite::SQLITE_OK,
         );
-        match code {
-            sqlite::SQLITE_OK => code_of(self.after_sync()),
-            code => code,
+        if code == sqlite::SQLITE_OK {
+            return code_of(self.after_sync());
         }
+        if let Kind::Main(main) = &mut self.kind {
+            main.sync_failed();
+        }
+        code
     }
 
     fn shm_lock(&mut self, offset: c_int, count: c_int, flags: c_int) -> c_int {
@@ -415,6 +440,12 @@ impl OpenFile {
             && main.begins_write(mask, flags)
         {
             return main.refuse_write();
+        }
+        if let (Kind::Main(main), Some(base)) = (&mut self.kind, &self.base)
+            && main.ends_checkpoint(mask, flags)
+            && let Err(error) = main.end_checkpoint(base)
+        {
+            last_error::note(&error);
         }
         // SAFETY: forwards SQLite's own arguments.
         let code = self.forward(
@@ -455,9 +486,9 @@ impl OpenFile {
                     return main.vfs_name(argument.cast());
                 }
                 sqlite::SQLITE_FCNTL_PDB => {
+                    main.belongs_to(argument.cast());
                     // SAFETY: for this operation SQLite passes a pointer to the handle.
                     let db = unsafe { *argument.cast() };
-                    main.belongs_to(db);
                     if main.may_follow() {
                         // SAFETY: the handle is the connection that is opening the file.
                         unsafe { give_busy_timeout(db) };
@@ -644,12 +675,10 @@ unsafe extern "C" fn lock(file: *mut sqlite3_file, level: c_int) -> c_int {
 }
 
 unsafe extern "C" fn unlock(file: *mut sqlite3_file, level: c_int) -> c_int {
-    // SAFETY: SQLite's call on an open file of ours; arguments forwarded.
-    unsafe { opened(file) }.forward(
-        |m| m.xUnlock,
-        |f, file| unsafe { f(file, level) },
-        sqlite::SQLITE_OK,
-    )
+    // SAFETY: SQLite's call on an open file of ours.
+    guard(sqlite::SQLITE_IOERR_UNLOCK, || {
+        unsafe { opened(file) }.unlock(level)
+    })
 }
 
 unsafe extern "C" fn check_reserved_lock(file: *mut sqlite3_file, result: *mut c_int) -> c_int {

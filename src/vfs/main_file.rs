@@ -17,7 +17,7 @@ use crate::crypt::database::SealedDatabase;
 use crate::crypt::header::{Found, Header, Rollback};
 use crate::crypt::key::{Keys, Secret};
 use crate::database::settings::Settings;
-use crate::database::{keys, rekey};
+use crate::database::{keys, paths, rekey};
 use crate::error::{Error, Result};
 use crate::primary::serve::Opened;
 use crate::replica::follower::Replica;
@@ -54,8 +54,8 @@ pub struct MainFile {
     /// `None` for a plain file, and while there is nothing in an encrypted one.
     sealed: Option<SealedDatabase>,
     link: Arc<Link>,
-    /// The connection, once SQLite has told; it outlives the file.
-    db: *mut sqlite::sqlite3,
+    /// Where SQLite keeps the connection that uses the file just now, once it has told.
+    db: *mut *mut sqlite::sqlite3,
     /// The first region of the shared index, while it is mapped.
     index: *const AtomicU32,
     /// Slots of the shared index this connection holds, by bit.
@@ -64,6 +64,12 @@ pub struct MainFile {
     checkpointing: bool,
     /// A checkpoint has copied; where that was the whole log, SQLite now sets the size.
     has_copied: bool,
+    /// That was so.
+    all_copied: bool,
+    /// Lock of the file that SQLite holds.
+    level: c_int,
+    /// Until the header is there: another process may make it first.
+    secret: Option<Secret>,
     /// What is served is served until the last connection of the host closes it.
     opened: Option<Opened>,
 }
@@ -95,6 +101,9 @@ impl MainFile {
             exclusive: 0,
             checkpointing: false,
             has_copied: false,
+            all_copied: false,
+            level: sqlite::SQLITE_LOCK_NONE,
+            secret: None,
             opened: None,
         }
     }
@@ -165,8 +174,17 @@ impl MainFile {
     }
 
     /// Notes the connection.
-    pub fn belongs_to(&mut self, db: *mut sqlite::sqlite3) {
+    pub fn belongs_to(&mut self, db: *mut *mut sqlite::sqlite3) {
         self.db = db;
+    }
+
+    /// The connection that uses the file just now; null before SQLite has told.
+    fn connection(&self) -> *mut sqlite::sqlite3 {
+        match self.db.is_null() {
+            true => std::ptr::null_mut(),
+            // SAFETY: SQLITE_FCNTL_PDB passes a member of the B-tree that owns this file.
+            false => unsafe { *self.db },
+        }
     }
 
     /// Opens the file beneath.
@@ -209,7 +227,7 @@ impl MainFile {
         for last in [false, false, true] {
             let keys = host.unlock(&self.path, secret)?;
             if let Some(keys) = &keys {
-                temporary::check(self.db)?;
+                self.may_be_encrypted()?;
                 rekey::finish(&*host, &self.path, keys)?;
             }
             match registry::attach(&host, &self.path, (**given).clone()) {
@@ -221,6 +239,7 @@ impl MainFile {
                     if replica.is_some() {
                         register::may_follow(&self.path, self.is_immutable(), true)?;
                     }
+                    self.secret = keys.as_ref().and(secret.cloned());
                     (self.keys, self.replica) = (keys, replica);
                     break;
                 }
@@ -235,8 +254,24 @@ impl MainFile {
         unsafe { sqlite::sqlite3_uri_boolean(self.name, c"immutable".as_ptr(), 0) != 0 }
     }
 
+    /// Refuses what would leave content in the clear, or could not be found again.
+    fn may_be_encrypted(&self) -> Result<()> {
+        // SAFETY: SQLite keeps the name until it closes the file.
+        if unsafe { CStr::from_ptr(self.name) }.to_str().is_err() {
+            return Err(Error::CannotOpen(format!(
+                "the name of the encrypted database {} is not UTF-8",
+                self.path.display()
+            )));
+        }
+        // SAFETY: the name of a main database carries its URI parameters.
+        unsafe { refuse_nolock(self.name, &self.path) }?;
+        temporary::check(self.connection())
+    }
+
     /// Takes the key of `PRAGMA key`, which has to come before the first access.
     fn take_key(&mut self, secret: Secret) -> Result<()> {
+        // SAFETY: the name of a main database carries its URI parameters.
+        unsafe { refuse_nolock(self.name, &self.path) }?;
         match (&mut self.opening, &self.keys) {
             (Some(Opening::Host(settings)), _) => {
                 settings.key = Some(secret);
@@ -292,7 +327,12 @@ impl MainFile {
         let journal = self
             .vfs
             .open_path(name, NamePart::Journal, flags)
-            .map_err(|_| taken())?;
+            .map_err(
+                |error| match paths::sealed_journal(&self.path).try_exists() {
+                    Ok(false) => taken(),
+                    _ => error,
+                },
+            )?;
         let (keys, id) = (Arc::clone(sealed.keys()), sealed.header().id());
         let mut blocks = SealedBlocks::journal(keys, id, rollback);
         let mut first = [0];
@@ -313,16 +353,15 @@ impl MainFile {
         };
         match Header::find(base)? {
             Found::Empty => {}
-            Found::Sealed(header) if keys.own(&header) => {
-                let mut sealed = SealedDatabase::new(Arc::clone(keys), *header);
+            Found::Sealed(header) => {
+                let keys = match keys.own(&header) {
+                    true => Arc::clone(keys),
+                    false => self.keys_of(&header)?,
+                };
+                self.keys = Some(Arc::clone(&keys));
+                let mut sealed = SealedDatabase::new(keys, *header);
                 sealed.read_ahead();
-                self.sealed = Some(sealed);
-            }
-            Found::Sealed(_) => {
-                return Err(Error::NotADatabase(format!(
-                    "{} is encrypted with another key",
-                    self.path.display()
-                )));
+                (self.sealed, self.secret) = (Some(sealed), None);
             }
             Found::Plain => {
                 return Err(Error::NotADatabase(format!(
@@ -332,6 +371,20 @@ impl MainFile {
             }
         }
         Ok(())
+    }
+
+    /// The keys of a file that another process has made since ours were drawn.
+    fn keys_of(&self, header: &Header) -> Result<Arc<Keys>> {
+        let keys = match &self.secret {
+            Some(secret) => register::host()?.unlock(&self.path, Some(secret))?,
+            None => keys::find(&self.path),
+        };
+        keys.filter(|keys| keys.own(header)).ok_or_else(|| {
+            Error::NotADatabase(format!(
+                "{} is encrypted with another key",
+                self.path.display()
+            ))
+        })
     }
 
     /// The encrypted file for a write; a new one gets its header first.
@@ -391,9 +444,47 @@ impl MainFile {
             return Ok(());
         };
         sealed.truncate(base, size)?;
-        match std::mem::take(&mut self.has_copied) {
-            true => sealed.all_copied(base),
-            false => Ok(()),
+        if std::mem::take(&mut self.has_copied) {
+            // Durable with the sync that follows: after it the log may begin anew, or go.
+            sealed.all_copied(base)?;
+            self.all_copied = true;
+        }
+        Ok(())
+    }
+
+    /// The sync that ends a checkpoint failed.
+    pub fn sync_failed(&mut self) {
+        self.all_copied = false;
+    }
+
+    /// A checkpoint ends. What it has copied is synced, or (`synchronous=OFF`) will not be.
+    pub fn end_checkpoint(&mut self, base: &BaseFile) -> Result<()> {
+        match (std::mem::take(&mut self.all_copied), &mut self.sealed) {
+            (true, Some(sealed)) => sealed.end_write(base),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this unlocks the slot of a checkpoint.
+    pub fn ends_checkpoint(&self, mask: u8, flags: c_int) -> bool {
+        flags & sqlite::SQLITE_SHM_UNLOCK != 0 && self.exclusive & mask & CHECKPOINT_SLOT != 0
+    }
+
+    /// The lock of the file that SQLite holds.
+    pub fn level(&self) -> c_int {
+        self.level
+    }
+
+    /// Notes it.
+    pub fn set_level(&mut self, level: c_int) {
+        self.level = level;
+    }
+
+    /// A transaction with a rollback journal gives its lock back.
+    pub fn end_write(&mut self, base: &BaseFile) -> Result<()> {
+        match &mut self.sealed {
+            Some(sealed) if self.level == sqlite::SQLITE_LOCK_EXCLUSIVE => sealed.end_write(base),
+            _ => Ok(()),
         }
     }
 
@@ -518,6 +609,21 @@ impl MainFile {
         // SAFETY: for SQLITE_FCNTL_VFSNAME the argument is a `char**` that SQLite frees.
         unsafe { *argument = crate::ffi::sqlite_text(&name) };
         sqlite::SQLITE_OK
+    }
+}
+
+/// Without locks nothing says when the header of an encrypted file is to be read again.
+///
+/// # Safety
+/// `name` is the name of a main database, from SQLite.
+pub unsafe fn refuse_nolock(name: *const c_char, path: &Path) -> Result<()> {
+    // SAFETY: the caller's promise.
+    match unsafe { sqlite::sqlite3_uri_boolean(name, c"nolock".as_ptr(), 0) } {
+        0 => Ok(()),
+        _ => Err(Error::CannotOpen(format!(
+            "{}: nolock=1 is refused for an encrypted database",
+            path.display()
+        ))),
     }
 }
 

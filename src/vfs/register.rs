@@ -11,14 +11,15 @@ use super::base::{BaseFile, BaseVfs, FileName, NamePart};
 use super::file::{self, Kind, LogOpening, ReplicaFile};
 use super::host::{self, SqliteHost};
 use super::log_file::{Link, LogFile};
-use super::main_file::{MainFile, Opening};
+use super::main_file::{self, MainFile, Opening};
 use super::{temporary, unlock};
 use crate::crypt::blocks::SealedBlocks;
+use crate::crypt::header::Rollback;
 use crate::crypt::key::Keys;
 use crate::database::host::Host;
-use crate::database::keys;
 use crate::database::settings::{NAMES, Settings};
 use crate::database::store::Store;
+use crate::database::{keys, paths};
 use crate::error::{Error, Result};
 use crate::ffi::guard;
 use crate::last_error;
@@ -207,6 +208,13 @@ unsafe extern "C" fn open(
                 return answer(unsafe { open_journal(journal, name, file, flags, out_flags) });
             }
         }
+        if flags & sqlite::SQLITE_OPEN_SUPER_JOURNAL != 0 && keys::any() {
+            // SAFETY: SQLite's own arguments.
+            match unsafe { open_named_journal(name, file, flags, out_flags) } {
+                Ok(false) => {}
+                opened => return answer(opened.map(drop)),
+            }
+        }
         // SAFETY: forwards SQLite's own arguments; szOsFile is large enough for the base.
         unsafe {
             let base = base_of(vfs);
@@ -291,6 +299,10 @@ unsafe fn host_main(
         false => unlock::is_sealed(registered.base, &path)?,
     };
     let found_sealed = sealed == Some(true);
+    if keyed || found_sealed {
+        // SAFETY: the caller's promise.
+        unsafe { main_file::refuse_nolock(name, &path) }?;
+    }
     let mut main = MainFile::new(registered.base, name, flags, path.clone(), found_sealed);
     main.count();
     if keyed || sealed != Some(false) {
@@ -451,6 +463,61 @@ unsafe fn open_journal(
     Ok(())
 }
 
+/// Opens the journal of an encrypted database that a super-journal names: SQLite looks whether it
+/// belongs to that still. False for any other file.
+///
+/// # Safety
+/// The arguments of SQLite's xOpen.
+unsafe fn open_named_journal(
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> Result<bool> {
+    // SAFETY: a super-journal, and what it names, has a name.
+    let Some(database) = (unsafe { database_of_journal(name) }) else {
+        return Ok(false);
+    };
+    let registered = REGISTERED.get().ok_or_else(not_loaded)?;
+    if !registered.host.exists(&paths::sealed_journal(&database))? {
+        return Ok(false);
+    }
+    let Some(id) = unlock::file_id(registered.base, &database)? else {
+        return Ok(false);
+    };
+    // Without its key the question stays open, and with it the super-journal.
+    let keys = keys::find(&database).ok_or_else(|| {
+        Error::CannotOpen(format!(
+            "{} took part in a transaction that was interrupted: open it first, or once more",
+            database.display()
+        ))
+    })?;
+    let sealed = FileName::sealed(&database)?;
+    let base = registered.base.open_path(
+        sealed,
+        NamePart::Journal,
+        sqlite::SQLITE_OPEN_READONLY | sqlite::SQLITE_OPEN_MAIN_JOURNAL,
+    )?;
+    let blocks = SealedBlocks::journal(keys, id, Rollback::NotNeeded);
+    let kind = Kind::Blocks(Box::new(blocks), None);
+    // SAFETY: SQLite's own arguments.
+    unsafe { installed(file, (base, flags), kind, out_flags) };
+    Ok(true)
+}
+
+/// The database whose journal SQLite calls `name`; `None` where that is no journal.
+///
+/// # Safety
+/// `name` is null or a NUL-terminated name.
+unsafe fn database_of_journal(name: *const c_char) -> Option<PathBuf> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
+    name.strip_suffix(JOURNAL.0).map(PathBuf::from)
+}
+
 /// The names of an encrypted database whose log or journal SQLite calls `name`.
 ///
 /// # Safety
@@ -503,13 +570,37 @@ unsafe extern "C" fn access(
         // SAFETY: forwards SQLite's own arguments to the VFS that ours was made from.
         unsafe {
             let base = base_of(vfs);
-            with_disk_name(name, |name| {
+            let code = with_disk_name(name, |name| {
                 (*base).xAccess.map_or(sqlite::SQLITE_IOERR_ACCESS, |call| {
                     call(base, name, flags, result)
                 })
-            })
+            });
+            if code == sqlite::SQLITE_OK && *result == 0 && flags == sqlite::SQLITE_ACCESS_EXISTS {
+                *result = c_int::from(is_unopened_journal(name));
+            }
+            code
         }
     })
+}
+
+/// Whether `name` is that of the journal of an encrypted database which this process has not opened
+/// yet: a super-journal may name it, and must not go before it.
+///
+/// # Safety
+/// `name` is null or a NUL-terminated name.
+unsafe fn is_unopened_journal(name: *const c_char) -> bool {
+    if !keys::any() {
+        return false;
+    }
+    // SAFETY: the caller's promise.
+    let (Some(registered), Some(database)) =
+        (REGISTERED.get(), unsafe { database_of_journal(name) })
+    else {
+        return false;
+    };
+    paths::sealed_journal(&database).exists()
+        && keys::find(&database).is_none()
+        && matches!(unlock::file_id(registered.base, &database), Ok(Some(_)))
 }
 
 /// Whether a VFS is this one.

@@ -72,6 +72,14 @@ pub fn is_sealed(vfs: BaseVfs, path: &Path) -> Result<Option<bool>> {
     })
 }
 
+/// The id of the encrypted database at `path`, where it is one.
+pub fn file_id(vfs: BaseVfs, path: &Path) -> Result<Option<[u8; 16]>> {
+    Ok(match look(vfs, path)? {
+        Found::Sealed(header) => Some(header.id()),
+        Found::Empty | Found::Plain => None,
+    })
+}
+
 /// The keys of the database at `path`; see [`Host::unlock`](crate::database::host::Host::unlock).
 pub fn unlock(vfs: BaseVfs, path: &Path, secret: Option<&Secret>) -> Result<Option<Arc<Keys>>> {
     let header = match (look(vfs, path)?, look(vfs, &paths::store(path))?) {

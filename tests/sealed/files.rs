@@ -189,3 +189,116 @@ fn several_processes_write_and_read() {
     assert_eq!(hosts[1].sql("main", "PRAGMA integrity_check"), "ok");
     println!("{counted} updates by three processes");
 }
+
+/// More than the cache holds in the very first transaction: page 1 is not the first to be written.
+#[test]
+fn the_first_transaction_may_be_large() {
+    for mode in ["OFF", "NORMAL"] {
+        let directory = directory();
+        let path = directory.path().join("app.db");
+        let mut shell = Shell::replica(&path, &raw());
+        shell.sql(&format!(
+            "PRAGMA synchronous = {mode}; PRAGMA cache_size = 20"
+        ));
+        shell.sql(
+            "BEGIN; CREATE TABLE note(id INTEGER PRIMARY KEY, text TEXT, extra BLOB);
+             WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 2000)
+               INSERT INTO note SELECT n, 'note ' || n, randomblob(1000) FROM c;
+             COMMIT",
+        );
+        assert_eq!(shell.sql("PRAGMA integrity_check"), "ok");
+        shell.close();
+        // Pages that were never synced are known all the same: one that is taken away is an error.
+        let mut bytes = std::fs::read(&path).expect("file");
+        bytes[8192 + 300 * 4136..8192 + 301 * 4136].fill(0);
+        std::fs::write(&path, bytes).expect("write");
+        let mut shell = Shell::replica(&path, &raw());
+        shell.refused("SELECT sum(length(extra)) FROM note");
+    }
+}
+
+/// Two processes open a file that is not there with one passphrase; whoever writes first makes it.
+#[test]
+fn who_comes_second_to_a_new_database_uses_it() {
+    let directory = directory();
+    let path = directory.path().join("app.db");
+    let mut hosts = [Host::python(), Host::python()];
+    for host in &mut hosts {
+        host.open("main", &uri(&path, "encryption_key=one passphrase"));
+        assert_eq!(host.sql("main", "SELECT count(*) FROM sqlite_schema"), "0");
+    }
+    hosts[1].sql("main", "CREATE TABLE t(x)");
+    hosts[0].sql("main", "INSERT INTO t VALUES (1)");
+    assert_eq!(hosts[1].sql("main", "SELECT count(*) FROM t"), "1");
+}
+
+#[test]
+fn what_cannot_be_encrypted_safely_is_refused() {
+    let directory = directory();
+    let path = directory.path().join("app.db");
+    let mut host = Host::python();
+    let parameters = format!("nolock=1&{}", raw());
+    let refused = host.refused_at_open_or("new", &uri(&path, &parameters), "CREATE TABLE t(x)");
+    println!("{refused:?}");
+    assert!(!path.exists() || std::fs::read(&path).expect("file").is_empty());
+    host.open("main", &uri(&path, &raw()));
+    host.sql("main", "CREATE TABLE t(x)");
+    host.close_connection("main");
+    let before = std::fs::read(&path).expect("file");
+    host.refused_at_open_or("main", &uri(&path, &parameters), "CREATE TABLE u(x)");
+    host.refused_at_open_or("main", &uri(&path, "nolock=1"), "CREATE TABLE u(x)");
+    assert!(before == std::fs::read(&path).expect("file"));
+    // Another page size has no room in the file.
+    let mut shell = Shell::replica(&path, &raw());
+    shell.sql("PRAGMA page_size = 8192");
+    shell.refused("VACUUM");
+    assert_eq!(shell.sql("PRAGMA integrity_check"), "ok");
+    shell.sql("PRAGMA journal_mode = WAL; INSERT INTO t VALUES (1)");
+}
+
+/// One transaction over two databases that was interrupted is rolled back in both, whichever is opened first.
+#[test]
+fn an_interrupted_transaction_of_two_databases_is_rolled_back_in_both() {
+    let directory = directory();
+    let paths = ["a.db", "b.db"].map(|name| directory.path().join(name));
+    for round in 0..40_u64 {
+        for path in &paths {
+            harness::image::remove_database(path);
+            let mut shell = Shell::replica(path, &raw());
+            shell.sql("CREATE TABLE t(x, y); INSERT INTO t SELECT 1, randomblob(3000) FROM (WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 200) SELECT n FROM c)");
+            shell.close();
+        }
+        let mut shell = Shell::replica(&paths[0], &raw());
+        shell.sql(&format!("ATTACH '{}' AS b", uri(&paths[1], &raw())));
+        shell.feed("BEGIN; UPDATE main.t SET x = 2; UPDATE b.t SET x = 2; COMMIT");
+        std::thread::sleep(std::time::Duration::from_micros(3000 + round * 400));
+        shell.kill();
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        let seen = order.map(|which| {
+            // The first one may have to wait for the other.
+            let mut answer = String::new();
+            for _ in 0..3 {
+                let mut shell = Shell::replica(&paths[which], &raw());
+                match shell.try_sql("SELECT min(x) || max(x) FROM t") {
+                    Ok(found) => {
+                        answer = found;
+                        assert_eq!(shell.sql("PRAGMA integrity_check"), "ok");
+                        break;
+                    }
+                    Err(error) => println!("round {round}: {error}"),
+                }
+            }
+            answer
+        });
+        assert!(
+            seen == ["11", "11"] || seen == ["22", "22"],
+            "round {round}: {seen:?}"
+        );
+        let left: Vec<_> = std::fs::read_dir(directory.path())
+            .expect("folder")
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        println!("round {round}: {seen:?} {left:?}");
+    }
+}

@@ -58,18 +58,17 @@ fn a_key_comes_by_uri_file_pragma_or_environment() {
 /// Also where there are no URIs: the key comes by a pragma, as other extensions for encryption have it.
 #[test]
 fn every_host_opens_with_a_pragma() {
-    let hosts: [(&str, fn() -> Host); 5] = [
-        ("Python", Host::python),
-        ("APSW", Host::apsw),
-        ("better-sqlite3", Host::node),
-        ("bundled", Host::bundled),
-        ("single-threaded", Host::single_threaded),
+    let hosts = [
+        ("Python", Host::python()),
+        ("APSW", Host::apsw()),
+        ("better-sqlite3", Host::node()),
+        ("bundled", Host::bundled()),
+        ("single-threaded", Host::single_threaded()),
     ];
     let directory = directory();
     let path = directory.path().join("app.db");
     make(&path, &raw());
-    for (name, host) in hosts {
-        let mut host = host();
+    for (name, mut host) in hosts {
         host.sql("memory", "SELECT replica_default_vfs(1)");
         let key = format!("PRAGMA hexkey = '{}'", &RAW[4..]);
         host.open("main", path.to_str().expect("UTF-8"));

@@ -89,7 +89,7 @@ fn an_encrypted_primary_keeps_its_history() {
         if round % 2 == 0 {
             replica.sync();
         }
-        primary.feed("UPDATE note SET extra = randomblob(500) WHERE id % 7 = 0");
+        primary.feed("UPDATE note SET extra = randomblob(500) WHERE id % 7 = 0 AND id < 600");
         primary.kill();
         primary = Shell::replica(&app, &raw());
         primary.sql(&serve);

@@ -358,3 +358,50 @@ fn an_older_image_of_a_page_is_named_by_verify() {
         "1000"
     );
 }
+
+/// The state store of an encrypted replica: what is read is right, or refused.
+#[test]
+fn a_changed_state_store_is_harmless_or_refused() {
+    let files = harness::Files::new();
+    let primary = files.primary();
+    let parameters = format!("sync_url={}&{}", primary.url(), raw());
+    let mut replica = Shell::replica(&files.copy, &parameters);
+    replica.sync();
+    replica.close();
+    let store = side_file(&files.copy, "-replica");
+    let whole = std::fs::read(&store).expect("state store");
+    let mut random = StdRng::seed_from_u64(harness::seed("state store", 11));
+    let mut host = Host::python();
+    let (mut read_well, mut refused) = (0, 0);
+    for round in 0..300 {
+        let mut bytes = whole.clone();
+        for _ in 0..random.random_range(1..4) {
+            let at = random.random_range(0..bytes.len());
+            match random.random_range(0..3) {
+                0 => bytes[at] ^= 1 << random.random_range(0..8),
+                1 => {
+                    let count = 300.min(bytes.len() - at);
+                    bytes.copy_within(0..count, at);
+                }
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        std::fs::write(&store, bytes).expect("write");
+        let _ = std::fs::remove_file(side_file(&store, "-swal"));
+        if host.try_open("main", &uri(&files.copy, &raw())).is_err() {
+            refused += 1;
+            continue;
+        }
+        match host.try_sql("main", "SELECT count(*), sum(length(extra)) FROM note") {
+            Ok(rows) => {
+                assert_eq!(rows, "1000|1000000", "round {round}");
+                let _ = host.try_sql("main", "SELECT replica_sync()");
+                read_well += 1;
+            }
+            Err(_) => refused += 1,
+        }
+        host.close_connection("main");
+    }
+    println!("{read_well} changes were harmless, {refused} refused");
+    assert!(refused > 0);
+}
