@@ -404,7 +404,8 @@ impl SealedDatabase {
         })
     }
 
-    /// Writes whole pages. The first write of a new file holds page 1, which tells the page size.
+    /// Writes whole pages. The first write of a new file, of one page or from page 1 on, tells the page
+    /// size.
     pub fn write(&mut self, raw: &dyn RawFile, data: &[u8], offset: u64) -> Result<()> {
         let size = self.size_for(raw, data, offset)?;
         let (length, first) = (size.bytes() + OVERHEAD, offset / u64::from(size.get()) + 1);

@@ -358,10 +358,7 @@ impl MainFile {
                     true => Arc::clone(keys),
                     false => self.keys_of(&header)?,
                 };
-                self.keys = Some(Arc::clone(&keys));
-                let mut sealed = SealedDatabase::new(keys, *header);
-                sealed.read_ahead();
-                (self.sealed, self.secret) = (Some(sealed), None);
+                self.adopt(keys, *header);
             }
             Found::Plain => {
                 return Err(Error::NotADatabase(format!(
@@ -371,6 +368,13 @@ impl MainFile {
             }
         }
         Ok(())
+    }
+
+    /// The file has a header, found or made.
+    fn adopt(&mut self, keys: Arc<Keys>, header: Header) {
+        let mut sealed = SealedDatabase::new(Arc::clone(&keys), header);
+        sealed.read_ahead();
+        (self.sealed, self.keys, self.secret) = (Some(sealed), Some(keys), None);
     }
 
     /// The keys of a file that another process has made since ours were drawn.
@@ -391,9 +395,10 @@ impl MainFile {
     pub fn sealed_for_write(&mut self, base: &BaseFile) -> Result<Option<&mut SealedDatabase>> {
         self.find_header(base)?;
         if let (Some(keys), None) = (&self.keys, &self.sealed) {
+            let keys = Arc::clone(keys);
             let header = keys.new_header(None)?;
             header.create(base)?;
-            self.sealed = Some(SealedDatabase::new(Arc::clone(keys), header));
+            self.adopt(keys, header);
         }
         Ok(self.sealed.as_mut())
     }
@@ -519,7 +524,7 @@ impl MainFile {
         }
     }
 
-    /// Notes slots that were locked or unlocked. The log may have begun anew since.
+    /// Notes slots that were locked or unlocked.
     pub fn note_slots(&mut self, mask: u8, flags: c_int) {
         let held = if flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {
             &mut self.exclusive
@@ -538,7 +543,7 @@ impl MainFile {
         self.index = first_region.cast();
     }
 
-    /// Slots of an encrypted file were locked or unlocked: the log may have begun anew since, and the header of the
+    /// The same for an encrypted file: the log may have begun anew since, and the header of the
     /// database may say more.
     pub fn slots_changed(&mut self, base: &BaseFile, mask: u8, flags: c_int) -> Result<()> {
         let Some(sealed) = &mut self.sealed else {
