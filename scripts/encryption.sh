@@ -19,6 +19,5 @@ peer sqlite3mc apsw-sqlite3mc apsw
 peer sqlcipher sqlcipher3-wheels sqlcipher3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-echo "One page of 4096 bytes, in memory"
-cargo test --quiet --release --lib -- --ignored --nocapture cost_of_a_page | grep ' a page'
+cargo bench --quiet --bench page
 /usr/bin/python3 "$root/scripts/encryption.py" "$hosts" "$REPLICA_SO" "$work"

@@ -25,7 +25,7 @@
 use std::sync::Arc;
 
 use super::RawFile;
-use super::cipher::{Nonces, OVERHEAD, Seal};
+use super::cipher::{Nonces, OVERHEAD};
 use super::database::{read_all, write_all};
 use super::header::{Journal, Rollback};
 use super::key::Keys;
@@ -269,13 +269,8 @@ impl SealedBlocks {
     /// Opens the record of which so many bytes were read.
     fn open(&mut self, number: u64, read: usize) -> bool {
         let associated = self.associated(number);
-        let record = &self.record[..read];
-        read == self.record.len()
-            && Seal::parse(record).is_some_and(|seal| {
-                let ciphertext = &record[OVERHEAD..];
-                let blocks = &self.keys.blocks;
-                blocks.open_into(&seal, &associated, ciphertext, &mut self.block)
-            })
+        let blocks = &self.keys.blocks;
+        blocks.open_record(&self.record[..read], &associated, &mut self.block)
     }
 
     fn associated(&self, number: u64) -> [u8; 36] {
@@ -355,13 +350,10 @@ impl SealedBlocks {
         let associated = self.associated(number);
         let start = self.run.len();
         self.run.resize(start + OVERHEAD + self.block.len(), 0);
-        let record = &mut self.run[start..];
-        let seal =
-            self.keys
-                .blocks
-                .seal_into(nonce, &associated, &self.block, &mut record[OVERHEAD..])?;
-        record[..OVERHEAD].copy_from_slice(&seal.encode());
-        Ok(())
+        let blocks = &self.keys.blocks;
+        blocks
+            .seal_record(nonce, &associated, &self.block, &mut self.run[start..])
+            .map(drop)
     }
 
     /// Cuts the plain file, or lets it grow by zeros.

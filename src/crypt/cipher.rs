@@ -172,6 +172,26 @@ impl Cipher {
         copy(ciphertext, content).is_ok() && self.open(seal, associated, content)
     }
 
+    /// Seals `content` as a record, which is [`OVERHEAD`] bytes longer.
+    pub fn seal_record(
+        &self,
+        nonce: [u8; NONCE_BYTES],
+        associated: &[u8],
+        content: &[u8],
+        record: &mut [u8],
+    ) -> Result<Seal> {
+        let seal = self.seal_into(nonce, associated, content, &mut record[OVERHEAD..])?;
+        record[..OVERHEAD].copy_from_slice(&seal.encode());
+        Ok(seal)
+    }
+
+    /// Opens a record into `content`; false where it is not authentic, or of another length.
+    #[must_use]
+    pub fn open_record(&self, record: &[u8], associated: &[u8], content: &mut [u8]) -> bool {
+        Seal::parse(record)
+            .is_some_and(|seal| self.open_into(&seal, associated, &record[OVERHEAD..], content))
+    }
+
     /// ChaCha20-Poly1305 as XChaCha20-Poly1305 uses it with this nonce.
     fn long(&self, nonce: &[u8; NONCE_BYTES]) -> Option<(LessSafeKey, Nonce)> {
         let (input, rest) = nonce.split_first_chunk::<16>()?;

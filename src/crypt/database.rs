@@ -351,13 +351,8 @@ impl SealedDatabase {
         }
         self.scratch.resize(length, 0);
         let read = read_all(raw, &mut self.scratch, place(size, number))?;
-        let record = &self.scratch[..read];
-        let opened = read == length
-            && Seal::parse(record).is_some_and(|seal| {
-                let associated = associated(&self.id, number);
-                let pages = &self.keys.pages;
-                pages.open_into(&seal, &associated, &record[OVERHEAD..], page)
-            });
+        let (pages, associated) = (&self.keys.pages, associated(&self.id, number));
+        let opened = pages.open_record(&self.scratch[..read], &associated, page);
         Ok((read, opened))
     }
 
@@ -390,18 +385,12 @@ impl SealedDatabase {
     }
 
     fn open_ahead(&self, number: PageNumber, page: &mut [u8]) -> bool {
-        let associated = associated(&self.id, number);
-        let length = page.len() + OVERHEAD;
+        let (pages, associated) = (&self.keys.pages, associated(&self.id, number));
         let record = self
             .ahead
             .as_ref()
-            .and_then(|ahead| Some(&ahead.records[ahead.find(number, length)?]));
-        record.is_some_and(|record| {
-            Seal::parse(record).is_some_and(|seal| {
-                let pages = &self.keys.pages;
-                pages.open_into(&seal, &associated, &record[OVERHEAD..], page)
-            })
-        })
+            .and_then(|ahead| Some(&ahead.records[ahead.find(number, page.len() + OVERHEAD)?]));
+        record.is_some_and(|record| pages.open_record(record, &associated, page))
     }
 
     /// Writes whole pages. The first write of a new file, of one page or from page 1 on, tells the page
@@ -461,15 +450,10 @@ impl SealedDatabase {
         let nonce = self.nonces.next(&*self.keys.entropy)?;
         let start = self.scratch.len();
         self.scratch.resize(start + OVERHEAD + page.len(), 0);
-        let record = &mut self.scratch[start..];
-        let seal = self.keys.pages.seal_into(
-            nonce,
-            &associated(&self.id, number),
-            page,
-            &mut record[OVERHEAD..],
-        )?;
-        record[..OVERHEAD].copy_from_slice(&seal.encode());
-        Ok(())
+        let (pages, associated) = (&self.keys.pages, associated(&self.id, number));
+        pages
+            .seal_record(nonce, &associated, page, &mut self.scratch[start..])
+            .map(drop)
     }
 
     /// Writes the records that wait in `scratch`.
@@ -675,7 +659,6 @@ pub(super) fn write_all(raw: &dyn RawFile, data: &[u8], offset: u64) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use chacha20poly1305::{AeadInOut, KeyInit};
     use proptest::prelude::*;
 
     use super::super::header::Found;
@@ -953,53 +936,6 @@ mod tests {
         assert_eq!(get(&mut database, &raw, 3).unwrap(), [0; SIZE]);
         assert!(get(&mut database, &raw, 4).is_err());
         assert_eq!(get(&mut database, &raw, 2).unwrap(), trunk);
-    }
-
-    /// The cost of a page against the cipher's own speed; `scripts/encryption.sh` prints it.
-    #[test]
-    #[ignore = "a measurement"]
-    fn cost_of_a_page() {
-        const PAGES: usize = 2000;
-        let keys = keys();
-        let raw = Bytes::default();
-        let size = PageSize::new(4096).unwrap();
-        keys.new_header(Some(size)).unwrap().create(&raw).unwrap();
-        let mut database = open(&raw, &keys);
-        let mut page = vec![7; 4096];
-        let measure = |what: &str, work: &mut dyn FnMut(usize)| {
-            let mut times: Vec<f64> = (0..9)
-                .map(|_| {
-                    let begun = std::time::Instant::now();
-                    (0..PAGES).for_each(&mut *work);
-                    begun.elapsed().as_secs_f64() * 1e6 / PAGES as f64
-                })
-                .collect();
-            times.sort_by(f64::total_cmp);
-            println!(
-                "{what}: {:.2} µs a page [{:.2}..{:.2}]",
-                times[4], times[0], times[8]
-            );
-        };
-        let nonce = [3; 24];
-        let associated = associated(&[1; 16], PageNumber::FIRST);
-        let mut content = page.clone();
-        measure("cipher alone, sealing", &mut |_| {
-            keys.pages.seal(nonce, &associated, &mut content).unwrap();
-        });
-        measure("page written", &mut |at| {
-            database.write(&raw, &page, at as u64 * 4096).unwrap();
-        });
-        measure("page read", &mut |at| {
-            database.read(&raw, &mut content, at as u64 * 4096).unwrap();
-        });
-        page.fill(1);
-        let reference = chacha20poly1305::XChaCha20Poly1305::new(&[7; 32].into());
-        measure("portable cipher alone, sealing", &mut |_| {
-            let buffer = page.as_mut_slice().into();
-            reference
-                .encrypt_inout_detached(&nonce.into(), &associated, buffer)
-                .unwrap();
-        });
     }
 
     #[derive(Clone, Debug)]

@@ -282,14 +282,8 @@ impl SealedLog {
         }
         let (magic, record) = bytes.split_at(MAGIC.len());
         let mut header = [0; LOG_HEADER];
-        let opened = magic == MAGIC
-            && Seal::parse(record).is_some_and(|seal| {
-                let associated = self.start_associated();
-                let ciphertext = &record[OVERHEAD..];
-                self.keys
-                    .frames
-                    .open_into(&seal, &associated, ciphertext, &mut header)
-            });
+        let (frames, associated) = (&self.keys.frames, self.start_associated());
+        let opened = magic == MAGIC && frames.open_record(record, &associated, &mut header);
         if !opened {
             return Err(Error::Tampered(
                 "the header of the encrypted log was changed".to_owned(),
@@ -373,15 +367,9 @@ impl SealedLog {
     }
 
     fn open_header(&self, salts: [u8; 8], frame: u32) -> Option<FrameStart> {
-        let seal = Seal::parse(&self.scratch)?;
         let mut plain = [0; FRAME_HEADER + TAG_BYTES];
-        let ciphertext = &self.scratch[OVERHEAD..SEALED_HEADER];
-        let associated = self.frame_associated(salts, frame);
-        if !self
-            .keys
-            .frames
-            .open_into(&seal, &associated, ciphertext, &mut plain)
-        {
+        let (frames, record) = (&self.keys.frames, &self.scratch[..SEALED_HEADER]);
+        if !frames.open_record(record, &self.frame_associated(salts, frame), &mut plain) {
             return None;
         }
         let (header, tag) = plain.split_first_chunk()?;
@@ -494,13 +482,8 @@ impl SealedLog {
         let mut bytes = [0; START];
         bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
         let nonce = self.nonces.next(&*self.keys.entropy)?;
-        let record = &mut bytes[MAGIC.len()..];
-        let associated = self.start_associated();
-        let seal =
-            self.keys
-                .frames
-                .seal_into(nonce, &associated, header, &mut record[OVERHEAD..])?;
-        record[..OVERHEAD].copy_from_slice(&seal.encode());
+        let (frames, associated) = (&self.keys.frames, self.start_associated());
+        frames.seal_record(nonce, &associated, header, &mut bytes[MAGIC.len()..])?;
         raw.write(&bytes, 0)?;
         (self.salts, self.written) = (header[16..24].first_chunk().copied(), None);
         Ok(())
@@ -603,14 +586,9 @@ impl SealedLog {
         let at = self.buffer.len();
         self.buffer.resize(at + self.stride(), 0);
         let nonce = self.nonces.next(&*self.keys.entropy)?;
+        let (pages, associated) = (&self.keys.pages, associated(&self.id, number));
         let record = &mut self.buffer[at + SEALED_HEADER..];
-        let seal = self.keys.pages.seal_into(
-            nonce,
-            &associated(&self.id, number),
-            page,
-            &mut record[OVERHEAD..],
-        )?;
-        record[..OVERHEAD].copy_from_slice(&seal.encode());
+        let seal = pages.seal_record(nonce, &associated, page, record)?;
         let sealed = self.seal_header(salts, frame, &header, &seal.tag)?;
         self.buffer[at..at + SEALED_HEADER].copy_from_slice(&sealed);
         Ok(())
@@ -623,22 +601,25 @@ impl SealedLog {
         header: &[u8; FRAME_HEADER],
         tag: &[u8; TAG_BYTES],
     ) -> Result<[u8; SEALED_HEADER]> {
-        let mut sealed = [0; SEALED_HEADER];
-        let nonce = self.nonces.next(&*self.keys.entropy)?;
-        let associated = self.frame_associated(salts, frame);
-        let content = &mut sealed[OVERHEAD..];
+        let (mut content, mut sealed) = ([0; FRAME_HEADER + TAG_BYTES], [0; SEALED_HEADER]);
         content[..FRAME_HEADER].copy_from_slice(header);
         content[FRAME_HEADER..].copy_from_slice(tag);
-        let seal = self.keys.frames.seal(nonce, &associated, content)?;
-        sealed[..OVERHEAD].copy_from_slice(&seal.encode());
+        let nonce = self.nonces.next(&*self.keys.entropy)?;
+        let (frames, associated) = (&self.keys.frames, self.frame_associated(salts, frame));
+        frames.seal_record(nonce, &associated, &content, &mut sealed)?;
         Ok(sealed)
+    }
+
+    /// The header of a frame that must be there.
+    fn start_of(&mut self, raw: &dyn RawFile, frame: u32) -> Result<FrameStart> {
+        self.load(raw, frame, SEALED_HEADER)?
+            .ok_or_else(|| changed(frame))
     }
 
     /// Another page for a frame that is there: SQLite does so with pages that did not fit its cache.
     fn overwrite(&mut self, raw: &dyn RawFile, frame: u32, page: &[u8]) -> Result<()> {
         self.flush(raw)?;
-        let start = self.load(raw, frame, SEALED_HEADER)?;
-        let start = start.ok_or_else(|| changed(frame))?;
+        let start = self.start_of(raw, frame)?;
         self.first = frame;
         self.push(raw, frame, start.header, page)?;
         let written = self.write_buffer(raw);
@@ -650,8 +631,7 @@ impl SealedLog {
     /// Another header for a frame whose page stays.
     fn reseal(&mut self, raw: &dyn RawFile, frame: u32, header: [u8; FRAME_HEADER]) -> Result<()> {
         self.write_buffer(raw)?;
-        let start = self.load(raw, frame, SEALED_HEADER)?;
-        let start = start.ok_or_else(|| changed(frame))?;
+        let start = self.start_of(raw, frame)?;
         let salts = self.salts(raw)?;
         let sealed = self.seal_header(salts, frame, &header, &start.tag)?;
         raw.write(&sealed, self.place(frame))
