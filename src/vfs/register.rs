@@ -260,13 +260,9 @@ unsafe fn open_main(
         true => (None, flags),
         false => main.open_base().map(|(base, flags)| (Some(base), flags))?,
     };
-    // SAFETY: SQLite gave us szOsFile bytes; the out-parameter may be null.
-    unsafe {
-        file::install(file, base, Kind::Main(Box::new(main)));
-        if let Some(out) = out_flags.as_mut() {
-            *out = opened_flags;
-        }
-    }
+    let kind = Kind::Main(Box::new(main));
+    // SAFETY: SQLite's own arguments.
+    unsafe { installed(file, (base, opened_flags), kind, out_flags) };
     Ok(())
 }
 
@@ -363,12 +359,11 @@ unsafe fn sealed_beside(
     name: *const c_char,
     (suffix, _): (&str, NamePart),
 ) -> Option<(PathBuf, Arc<Keys>)> {
-    if name.is_null() || !keys::any() {
+    if !keys::any() {
         return None;
     }
     // SAFETY: the caller's promise.
-    let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
-    let database = PathBuf::from(name.strip_suffix(suffix)?);
+    let database = unsafe { database_of(name, suffix) }?;
     let keys = keys::find(&database)?;
     Some((database, keys))
 }
@@ -379,13 +374,13 @@ unsafe fn sealed_beside(
 /// `file` and `out_flags` are arguments of SQLite's xOpen.
 unsafe fn installed(
     file: *mut sqlite3_file,
-    (base, opened_flags): (BaseFile, c_int),
+    (base, opened_flags): (Option<BaseFile>, c_int),
     kind: Kind,
     out_flags: *mut c_int,
 ) {
     // SAFETY: SQLite gave us szOsFile bytes; the out-parameter may be null.
     unsafe {
-        file::install(file, Some(base), kind);
+        file::install(file, base, kind);
         if let Some(out) = out_flags.as_mut() {
             *out = opened_flags;
         }
@@ -402,7 +397,7 @@ unsafe fn open_log(
     out_flags: *mut c_int,
 ) -> Result<()> {
     let registered = REGISTERED.get().ok_or_else(not_loaded)?;
-    let (base, sealed) = match opening.sealed {
+    let ((base, opened_flags), sealed) = match opening.sealed {
         // SAFETY: SQLite keeps the name until it closes the file.
         None => (unsafe { registered.base.open(name, flags) }?, None),
         Some((link, log)) => {
@@ -418,7 +413,7 @@ unsafe fn open_log(
         sealed,
     });
     // SAFETY: SQLite's own arguments.
-    unsafe { installed(file, base, kind, out_flags) };
+    unsafe { installed(file, (Some(base), opened_flags), kind, out_flags) };
     Ok(())
 }
 
@@ -434,9 +429,10 @@ unsafe fn open_temporary(
     let (keys, id) = (unlock::ephemeral()?, registered.host.random()?);
     let blocks = SealedBlocks::new(keys, id, super::sealed::SCRATCH_BLOCK);
     // SAFETY: SQLite keeps the name, if there is one, until it closes the file.
-    let base = unsafe { registered.base.open(name, flags) }?;
+    let (base, opened_flags) = unsafe { registered.base.open(name, flags) }?;
+    let kind = Kind::Blocks(Box::new(blocks), None);
     // SAFETY: SQLite's own arguments.
-    unsafe { installed(file, base, Kind::Blocks(Box::new(blocks), None), out_flags) };
+    unsafe { installed(file, (Some(base), opened_flags), kind, out_flags) };
     Ok(())
 }
 
@@ -459,7 +455,7 @@ unsafe fn open_journal(
     link.journal_opened(blocks.as_journal());
     let kind = Kind::Blocks(Box::new(blocks), Some(link));
     // SAFETY: SQLite's own arguments.
-    unsafe { installed(file, (base, flags), kind, out_flags) };
+    unsafe { installed(file, (Some(base), flags), kind, out_flags) };
     Ok(())
 }
 
@@ -475,7 +471,7 @@ unsafe fn open_named_journal(
     out_flags: *mut c_int,
 ) -> Result<bool> {
     // SAFETY: a super-journal, and what it names, has a name.
-    let Some(database) = (unsafe { database_of_journal(name) }) else {
+    let Some(database) = (unsafe { database_of(name, JOURNAL.0) }) else {
         return Ok(false);
     };
     let registered = REGISTERED.get().ok_or_else(not_loaded)?;
@@ -501,21 +497,21 @@ unsafe fn open_named_journal(
     let blocks = SealedBlocks::journal(keys, id, Rollback::NotNeeded);
     let kind = Kind::Blocks(Box::new(blocks), None);
     // SAFETY: SQLite's own arguments.
-    unsafe { installed(file, (base, flags), kind, out_flags) };
+    unsafe { installed(file, (Some(base), flags), kind, out_flags) };
     Ok(true)
 }
 
-/// The database whose journal SQLite calls `name`; `None` where that is no journal.
+/// The database whose log or journal, by its suffix, SQLite calls `name`; `None` where that is none.
 ///
 /// # Safety
 /// `name` is null or a NUL-terminated name.
-unsafe fn database_of_journal(name: *const c_char) -> Option<PathBuf> {
+unsafe fn database_of(name: *const c_char, suffix: &str) -> Option<PathBuf> {
     if name.is_null() {
         return None;
     }
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) }.to_str().ok()?;
-    name.strip_suffix(JOURNAL.0).map(PathBuf::from)
+    name.strip_suffix(suffix).map(PathBuf::from)
 }
 
 /// The names of an encrypted database whose log or journal SQLite calls `name`.
@@ -594,7 +590,7 @@ unsafe fn is_unopened_journal(name: *const c_char) -> bool {
     }
     // SAFETY: the caller's promise.
     let (Some(registered), Some(database)) =
-        (REGISTERED.get(), unsafe { database_of_journal(name) })
+        (REGISTERED.get(), unsafe { database_of(name, JOURNAL.0) })
     else {
         return false;
     };
