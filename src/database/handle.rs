@@ -1,27 +1,27 @@
 //! A database opened by the engine itself: its files, and an internal connection beside them.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use rusqlite::Connection;
-
+use super::clock::Clock;
+use super::connection::Connection;
 use super::host::{DatabaseFiles, Host};
-use crate::error::{Error, Result, StoreContext};
+use crate::error::{Error, Result};
 use crate::wal::index::IndexHeader;
 
 /// The engine's own way into a database.
 pub struct Handle {
     /// Files and locks.
     pub files: DatabaseFiles,
-    connection: Connection,
+    connection: Box<dyn Connection>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Handle {
     /// Opens a database in WAL mode and makes sure that its shared index is initialised.
     pub fn open(host: &dyn Host, path: &Path) -> Result<Self> {
         let connection = host.connect(path)?;
-        let mode: String = connection
-            .query_row("PRAGMA journal_mode", [], |row| row.get(0))
-            .during("read the journal mode")?;
+        let mode = connection.journal_mode()?;
         if mode != "wal" {
             return Err(Error::CannotOpen(format!(
                 "{} is in journal mode '{mode}', not in WAL mode",
@@ -29,7 +29,11 @@ impl Handle {
             )));
         }
         let files = host.open_database(path)?;
-        let handle = Self { files, connection };
+        let handle = Self {
+            files,
+            connection,
+            clock: host.clock(),
+        };
         handle.initialise_index()?;
         // Locks of the index may be taken only once it is mapped.
         handle.header()?;
@@ -38,12 +42,7 @@ impl Handle {
 
     /// Lets SQLite read, which recovers the index where that is needed.
     pub fn initialise_index(&self) -> Result<()> {
-        self.connection
-            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
-                row.get::<_, i64>(0)
-            })
-            .map(drop)
-            .during("read the database")
+        self.connection.initialise_index()
     }
 
     /// The header of the shared index, recovered if a writer died while publishing it.
@@ -59,10 +58,13 @@ impl Handle {
         ))
     }
 
+    /// The host's clock, for those who wait for a lock of this database.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// Copies what the readers allow from the log to the database, waiting for nobody.
     pub fn checkpoint(&self) -> Result<()> {
-        self.connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-            .during("checkpoint")
+        self.connection.checkpoint()
     }
 }

@@ -1,12 +1,15 @@
 //! What the engine needs from the SQLite it is loaded into.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::Connection;
-
+use super::clock::Clock;
+use super::connection::Connection;
+use super::paths;
+use super::store::Store;
 use crate::crypt::key::{Keys, Secret};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::wal::{LogFile, SharedIndex};
 
 /// An open database with its log, SHARED-locked as long as this lives: nobody removes the log
@@ -47,12 +50,28 @@ pub trait Host: Send + Sync {
     /// Wraps the data key of one encrypted file under the secret of `keys`, durably. Nobody else
     /// may write to the file meanwhile.
     fn rewrap(&self, path: &Path, keys: &Keys) -> Result<()>;
-    /// Opens an internal connection, private and unseen by our own hooks.
-    fn connect(&self, path: &Path) -> Result<Connection>;
+    /// Opens an internal connection to the database at `path`.
+    fn connect(&self, path: &Path) -> Result<Box<dyn Connection>>;
+    /// Opens the state store of the database at `path`, creating an empty one where there is none.
+    fn open_store(&self, path: &Path) -> Result<Box<dyn Store>>;
+    /// Whether the database at `path` has a state store.
+    fn store_exists(&self, path: &Path) -> Result<bool> {
+        match self.exists(&paths::store(path)) {
+            // A name that leaves no room for ours beside it.
+            Err(Error::File { source, .. }) if source.kind() == ErrorKind::InvalidFilename => {
+                Ok(false)
+            }
+            other => other,
+        }
+    }
     /// Whether a file exists.
     fn exists(&self, path: &Path) -> Result<bool>;
     /// Sixteen random bytes from the operating system.
     fn random(&self) -> Result<[u8; 16]>;
+    /// The time.
+    fn clock(&self) -> Arc<dyn Clock>;
     /// Milliseconds since 1970.
-    fn now(&self) -> u64;
+    fn now(&self) -> u64 {
+        self.clock().now()
+    }
 }

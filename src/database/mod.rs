@@ -1,5 +1,7 @@
 //! What both roles stand on: the host's files, the state store, the settings.
 
+pub mod clock;
+pub mod connection;
 pub mod handle;
 pub mod host;
 pub mod keys;
@@ -8,5 +10,7 @@ pub mod paths;
 pub mod rekey;
 pub mod scan;
 pub mod settings;
+pub mod sqlite_connection;
+pub mod sqlite_store;
 pub mod store;
 pub mod tokens;

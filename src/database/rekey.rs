@@ -2,13 +2,13 @@
 //! wrapped anew. The header of the database decides; the state store follows.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::clock::Stopwatch;
 use super::host::Host;
-use super::store::Store;
 use super::{keys, paths};
 use crate::crypt::key::{Keys, Secret};
-use crate::error::{Error, Result, StoreContext};
+use crate::error::{Error, Result};
 use crate::wal::Lock;
 
 /// How long a checkpoint of somebody else is waited for.
@@ -26,7 +26,7 @@ pub fn rekey(host: &dyn Host, path: &Path, secret: &Secret) -> Result<()> {
     })?;
     let new = old.rekeyed(secret)?;
     rewrap(host, path, &new)?;
-    match Store::exists(host, path)? {
+    match host.store_exists(path)? {
         true => rewrap(host, &paths::store(path), &new),
         false => Ok(()),
     }
@@ -35,7 +35,7 @@ pub fn rekey(host: &dyn Host, path: &Path, secret: &Secret) -> Result<()> {
 /// A change that was interrupted leaves the state store wrapped under the old secret: this ends it.
 pub fn finish(host: &dyn Host, path: &Path, keys: &Keys) -> Result<()> {
     let store = paths::store(path);
-    match Store::exists(host, path)? && !host.is_wrapped(&store, keys)? {
+    match host.store_exists(path)? && !host.is_wrapped(&store, keys)? {
         true => rewrap(host, &store, keys),
         false => Ok(()),
     }
@@ -44,17 +44,13 @@ pub fn finish(host: &dyn Host, path: &Path, keys: &Keys) -> Result<()> {
 /// One file, under the locks of those who write its header: writers, and in WAL mode checkpoints.
 fn rewrap(host: &dyn Host, path: &Path, keys: &Keys) -> Result<()> {
     let connection = host.connect(path)?;
-    let begin = "begin a transaction for a new key";
-    connection.execute_batch("BEGIN IMMEDIATE").during(begin)?;
+    connection.hold_writers()?;
     // It cannot change meanwhile.
-    let mode: String = connection
-        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
-        .during(begin)?;
-    let result = match mode == "wal" {
+    let result = match connection.journal_mode()? == "wal" {
         true => without_checkpoints(host, path, || host.rewrap(path, keys)),
         false => host.rewrap(path, keys),
     };
-    connection.execute_batch("ROLLBACK").during("end it")?;
+    connection.release_writers()?;
     result
 }
 
@@ -67,12 +63,12 @@ fn without_checkpoints(
     let index = &*files.index;
     // Locks of the index may be taken only once it is mapped.
     index.region(0, false)?;
-    let begun = Instant::now();
+    let begun = Stopwatch::start(host.clock());
     while !index.lock_exclusive(Lock::Checkpoint)? {
         if begun.elapsed() > PATIENCE {
             return Err(Error::Busy(format!("{} is locked", path.display())));
         }
-        std::thread::sleep(Duration::from_millis(1));
+        begun.sleep(Duration::from_millis(1));
     }
     let result = work();
     index.unlock_exclusive(Lock::Checkpoint);

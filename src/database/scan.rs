@@ -67,7 +67,7 @@ fn patiently<T>(handle: &Handle, mut attempt: impl FnMut() -> Result<T>) -> Resu
     for _ in 0..ATTEMPTS {
         handle.header()?;
         match attempt() {
-            Err(Error::Busy(_)) => std::thread::sleep(Duration::from_millis(1)),
+            Err(Error::Busy(_)) => handle.clock().sleep(Duration::from_millis(1)),
             other => return other,
         }
     }

@@ -121,7 +121,7 @@ impl Settings {
     }
 
     /// Settings remembered in the state store.
-    pub fn from_store(store: &Store) -> Result<Self> {
+    pub fn from_store(store: &dyn Store) -> Result<Self> {
         let mut settings = Self::default();
         for (name, value) in store.settings()? {
             settings.set(&name, &value)?;
@@ -130,7 +130,7 @@ impl Settings {
     }
 
     /// Writes what is not a secret to the state store.
-    pub fn save(&self, store: &Store) -> Result<()> {
+    pub fn save(&self, store: &dyn Store) -> Result<()> {
         if let Some(url) = &self.sync_url {
             store.set_setting("sync_url", url)?;
         }

@@ -2,6 +2,7 @@
 
 use rusqlite::params;
 
+use super::sqlite_store::SqliteStore;
 use super::store::Store;
 use crate::error::{Error, Result};
 
@@ -53,29 +54,44 @@ pub struct TokenRecord {
     pub revoked: bool,
 }
 
-impl Store {
+/// What a state store has on record about tokens.
+pub trait TokenStore {
     /// Puts a token on record under the next number, from which `hash` is made. Old tokens that
     /// are good for nothing any more leave the record.
-    pub fn add_token(
+    fn add_token(
         &self,
         scope: Scope,
         expires: u64,
         now: u64,
-        hash: impl FnOnce(u64) -> blake3::Hash,
+        hash: &dyn Fn(u64) -> blake3::Hash,
+    ) -> Result<u64>;
+    /// Withdraws a token; false when there is none of this number that was not withdrawn before.
+    fn revoke_token(&self, id: u64) -> Result<bool>;
+    /// All tokens on record.
+    fn tokens(&self) -> Result<Vec<TokenRecord>>;
+}
+
+impl TokenStore for SqliteStore {
+    fn add_token(
+        &self,
+        scope: Scope,
+        expires: u64,
+        now: u64,
+        hash: &dyn Fn(u64) -> blake3::Hash,
     ) -> Result<u64> {
-        self.transaction(|store| {
-            store.change(
+        (self as &dyn Store).transaction(|_| {
+            self.change(
                 "INSERT INTO tokens (hash, scope, expires, made) VALUES (zeroblob(32), ?1, ?2, ?3)",
                 params![scope.word(), expires, now],
             )?;
-            let [id] = store.rows("SELECT max(id) FROM tokens", [], |row| row.get(0))?[..] else {
+            let [id] = self.rows("SELECT max(id) FROM tokens", [], |row| row.get(0))?[..] else {
                 return Err(Error::Internal("the token is not on record".to_owned()));
             };
-            store.change(
+            self.change(
                 "UPDATE tokens SET hash = ?2 WHERE id = ?1",
                 params![id, hash(id).as_bytes()],
             )?;
-            store.change(
+            self.change(
                 "DELETE FROM tokens WHERE expires < ?1",
                 [now.saturating_sub(KEPT)],
             )?;
@@ -83,18 +99,16 @@ impl Store {
         })
     }
 
-    /// Withdraws a token; false when there is none of this number that was not withdrawn before.
-    pub fn revoke_token(&self, id: u64) -> Result<bool> {
-        self.transaction(|store| {
+    fn revoke_token(&self, id: u64) -> Result<bool> {
+        (self as &dyn Store).transaction(|_| {
             let sql = "SELECT id FROM tokens WHERE id = ?1 AND revoked = 0";
-            let found: Vec<u64> = store.rows(sql, [id], |row| row.get(0))?;
-            store.change("UPDATE tokens SET revoked = 1 WHERE id = ?1", [id])?;
+            let found: Vec<u64> = self.rows(sql, [id], |row| row.get(0))?;
+            self.change("UPDATE tokens SET revoked = 1 WHERE id = ?1", [id])?;
             Ok(!found.is_empty())
         })
     }
 
-    /// All tokens on record.
-    pub fn tokens(&self) -> Result<Vec<TokenRecord>> {
+    fn tokens(&self) -> Result<Vec<TokenRecord>> {
         let sql = "SELECT id, hash, scope = 'write', expires, revoked FROM tokens ORDER BY id";
         self.rows(sql, [], |row| {
             Ok(TokenRecord {

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use super::call::{Call, json};
-use crate::database::store::Store;
 use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
 use crate::ffi;
@@ -105,7 +104,7 @@ pub fn revoke(call: &Call<'_>) -> Result<Option<String>> {
     call.refuse_in_write("replica_revoke")?;
     let path = may_serve(call, &call.schema(1)?.0)?;
     let host = register::host()?;
-    if !Store::exists(&*host, &path)? {
+    if !host.store_exists(&path)? {
         return Err(Error::Misuse(format!("there is no token {id} to revoke")));
     }
     serve::tokens(&host, &path)?.revoke(id)?;

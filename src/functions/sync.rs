@@ -7,7 +7,7 @@ use crate::database::host::Host;
 use crate::database::lock_file::LockFile;
 use crate::database::paths;
 use crate::database::settings::Settings;
-use crate::database::store::{Role, Store};
+use crate::database::store::Role;
 use crate::error::{Error, Result};
 use crate::primary::serve;
 use crate::replica::follower::Replica;
@@ -83,7 +83,7 @@ pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
         )));
     }
     let host = register::host()?;
-    if !Store::exists(&*host, &path)? {
+    if !host.store_exists(&path)? {
         return Err(Error::Misuse(format!(
             "{} is not a replica",
             path.display()
@@ -115,6 +115,6 @@ pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
 
 /// The role that is being forgotten; the store is closed again afterwards.
 fn forgotten_role(host: &dyn Host, path: &std::path::Path) -> Result<Option<&'static str>> {
-    let store = Store::open(host, path)?;
+    let store = host.open_store(path)?;
     Ok(store.identity()?.map(|(role, _): (Role, _)| role.word()))
 }

@@ -48,7 +48,7 @@ pub struct Primary {
 /// An own way into database and store for one request at a time.
 struct Reader {
     handle: Handle,
-    store: Store,
+    store: Box<dyn Store>,
 }
 
 impl Primary {
@@ -93,7 +93,7 @@ impl Primary {
         if let Some(reader) = self.readers.lock().pop() {
             return Ok(reader);
         }
-        let store = Store::open(&*self.host, &self.path)?;
+        let store = self.host.open_store(&self.path)?;
         Ok(Reader {
             handle: Handle::open(&*self.host, &self.path)?,
             store,

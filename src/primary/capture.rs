@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -12,12 +11,13 @@ use super::history;
 use super::images;
 use super::resume::{record, resume};
 use super::ring::Ring;
+use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
 use crate::database::lock_file::LockFile;
 use crate::database::scan;
 use crate::database::store::{State, Store};
-use crate::error::{Error, Result, StoreContext};
+use crate::error::{Error, Result};
 use crate::position::DatabaseId;
 use crate::wal::SharedIndex;
 use crate::wal::anchor::Anchor;
@@ -49,7 +49,7 @@ pub struct Capture {
     /// The index up to which everything is recorded.
     captured: IndexHeader,
     handle: Handle,
-    store: Store,
+    store: Box<dyn Store>,
     database: DatabaseId,
     state: State,
     /// Pages as they were before recent transactions.
@@ -63,14 +63,14 @@ impl Capture {
         let lock_file = LockFile::try_take(path)?
             .ok_or_else(|| Error::Misuse(format!("{} is served already", path.display())))?;
         enter_wal_mode(&*host, path)?;
-        let store = Store::open(&*host, path)?;
-        history::identify(&*host, &store)?;
+        let store = host.open_store(path)?;
+        history::identify(&*host, &*store)?;
         let handle = Handle::open(&*host, path)?;
         repair_all(&handle, path)?;
         let lock = scan::begin_capture(&handle)?;
         // Comparing may begin a new history under a new id.
-        let resumed = resume(&*host, &handle, &store, &lock)
-            .and_then(|state| Ok((state, history::identify(&*host, &store)?)));
+        let resumed = resume(&*host, &handle, &*store, &lock)
+            .and_then(|state| Ok((state, history::identify(&*host, &*store)?)));
         let (state, database) = match resumed {
             Ok(resumed) => resumed,
             Err(error) => {
@@ -191,7 +191,7 @@ impl Capture {
             true => self.captured.anchor(),
             false => Anchor::log_start(now.salts),
         };
-        let (host, store, handle) = (&*self.host, &self.store, &self.handle);
+        let (host, store, handle) = (&*self.host, &*self.store, &self.handle);
         // Commits of others may not have been synced: nothing is exposed that a crash takes back.
         handle.files.log.sync()?;
         let recorded = store.transaction(|store| {
@@ -236,7 +236,7 @@ impl Capture {
             None => match Writer::try_begin(&*files.index)? {
                 Some(mut writer) => writer.repair(&*files.log, from)?,
                 None => {
-                    thread::sleep(Duration::from_millis(1));
+                    self.handle.clock().sleep(Duration::from_millis(1));
                     return Ok(());
                 }
             },
@@ -251,8 +251,8 @@ impl Capture {
 
     /// Finds out by reading all pages what the log does not tell.
     fn compare(&mut self) -> Result<()> {
-        self.state = history::compare(&*self.host, &self.handle, &self.store, &self.lock)?;
-        self.database = history::identify(&*self.host, &self.store)?;
+        self.state = history::compare(&*self.host, &self.handle, &*self.store, &self.lock)?;
+        self.database = history::identify(&*self.host, &*self.store)?;
         self.captured = *self.lock.header();
         // It may count from the start again.
         self.ring.lock().clear();
@@ -268,11 +268,7 @@ impl Drop for Capture {
 
 /// A primary's database is in WAL mode; one that is not yet is changed, when nobody uses it.
 fn enter_wal_mode(host: &dyn Host, path: &Path) -> Result<()> {
-    let mode: String = host
-        .connect(path)?
-        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
-        .during("enter WAL mode")?;
-    match mode.as_str() {
+    match host.connect(path)?.enter_wal_mode()?.as_str() {
         "wal" => Ok(()),
         mode => Err(Error::Misuse(format!(
             "{} cannot leave journal mode '{mode}'",
@@ -285,7 +281,7 @@ fn enter_wal_mode(host: &dyn Host, path: &Path) -> Result<()> {
 /// crash could take back.
 fn repair_all(handle: &Handle, path: &Path) -> Result<()> {
     let files = &handle.files;
-    let begun = Instant::now();
+    let begun = Stopwatch::start(Arc::clone(handle.clock()));
     loop {
         if let Some(mut writer) = Writer::try_begin(&*files.index)? {
             let header = *writer.header();
@@ -305,6 +301,6 @@ fn repair_all(handle: &Handle, path: &Path) -> Result<()> {
         if begun.elapsed() > Duration::from_secs(10) {
             return Err(Error::Busy(format!("{} is locked", path.display())));
         }
-        thread::sleep(Duration::from_millis(1));
+        begun.sleep(Duration::from_millis(1));
     }
 }

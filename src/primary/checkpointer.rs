@@ -6,12 +6,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
+use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
 use crate::error::Result;
@@ -83,7 +83,7 @@ impl Checkpointer {
         let Some(mut writer) = self.hold_writers()? else {
             return Ok(SHORT_REST);
         };
-        let held = Instant::now();
+        let held = Stopwatch::start(self.host.clock());
         // For a while only: it could be waiting for recovery, which needs the write lock.
         let Some(mut capture) = capture.try_lock_for(HELD_BACK) else {
             return Ok(held.elapsed());
@@ -102,13 +102,13 @@ impl Checkpointer {
 
     /// A writer that never rests lets go of the write lock for moments only.
     fn hold_writers(&self) -> Result<Option<Writer<'_>>> {
-        let begun = Instant::now();
+        let begun = Stopwatch::start(self.host.clock());
         loop {
             let writer = Writer::try_begin(&*self.handle.files.index)?;
             if writer.is_some() || begun.elapsed() > PATIENCE {
                 return Ok(writer);
             }
-            thread::sleep(Duration::from_micros(20));
+            begun.sleep(Duration::from_micros(20));
         }
     }
 
@@ -116,7 +116,7 @@ impl Checkpointer {
     /// whenever a replica is reading just then. Waits a little for readers of the log, and for a
     /// checkpoint of somebody else; false where they did not end.
     fn restart(&self, capture: &mut Capture, writer: &mut Writer<'_>) -> Result<bool> {
-        let begun = Instant::now();
+        let begun = Stopwatch::start(self.host.clock());
         let mut salts = [0; 8];
         salts.copy_from_slice(&self.host.random()?[..8]);
         while begun.elapsed() < HELD_BACK {
@@ -127,7 +127,7 @@ impl Checkpointer {
                     return Ok(true);
                 }
             }
-            thread::sleep(Duration::from_micros(500));
+            begun.sleep(Duration::from_micros(500));
         }
         Ok(false)
     }

@@ -10,7 +10,7 @@ use crate::position::{DatabaseId, HistoryId, Lsn, Position, TransactionDigest};
 use crate::wal::read_lock::ReadLock;
 
 /// The id of the primary's database, given when it is served for the first time.
-pub fn identify(host: &dyn Host, store: &Store) -> Result<DatabaseId> {
+pub fn identify(host: &dyn Host, store: &dyn Store) -> Result<DatabaseId> {
     match store.identity()? {
         Some((Role::Replica, _)) => Err(Error::Misuse(
             "this database is a replica: its primary serves it".to_owned(),
@@ -28,7 +28,7 @@ pub fn identify(host: &dyn Host, store: &Store) -> Result<DatabaseId> {
 /// `database_size`. Call within a transaction of the store.
 pub fn advance(
     host: &dyn Host,
-    store: &Store,
+    store: &dyn Store,
     state: &State,
     database_size: u32,
     changed: &[(PageNumber, PageHash)],
@@ -65,7 +65,12 @@ pub fn advance(
 
 /// Compares all content at a snapshot with the page map. What changed while nobody captured
 /// becomes one new transaction; a database without history gets its first.
-pub fn compare(host: &dyn Host, handle: &Handle, store: &Store, lock: &ReadLock) -> Result<State> {
+pub fn compare(
+    host: &dyn Host,
+    handle: &Handle,
+    store: &dyn Store,
+    lock: &ReadLock,
+) -> Result<State> {
     // Commits of others may not have been synced: nothing is exposed that a crash could take back.
     handle.files.log.sync()?;
     handle.files.content.sync()?;

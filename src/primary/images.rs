@@ -24,7 +24,7 @@ use crate::wal::hash;
 /// where it begins the log. Pages that cannot be read for certain are left out.
 pub fn before(
     handle: &Handle,
-    store: &Store,
+    store: &dyn Store,
     state: &State,
     transaction: &Transaction,
     frame: u32,

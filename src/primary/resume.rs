@@ -13,7 +13,12 @@ use crate::wal::index::IndexHeader;
 use crate::wal::read_lock::ReadLock;
 
 /// The state at the snapshot of `lock`, after a time in which nobody captured.
-pub fn resume(host: &dyn Host, handle: &Handle, store: &Store, lock: &ReadLock) -> Result<State> {
+pub fn resume(
+    host: &dyn Host,
+    handle: &Handle,
+    store: &dyn Store,
+    lock: &ReadLock,
+) -> Result<State> {
     let header = lock.header();
     if let Some(state) = store.state()?
         && let Some(anchor) = state.anchor
@@ -43,7 +48,7 @@ pub fn resume(host: &dyn Host, handle: &Handle, store: &Store, lock: &ReadLock) 
 fn resume_from_log(
     host: &dyn Host,
     handle: &Handle,
-    store: &Store,
+    store: &dyn Store,
     state: &State,
     anchor: &Anchor,
     header: &IndexHeader,
@@ -64,7 +69,7 @@ fn resume_from_log(
 pub fn record(
     host: &dyn Host,
     handle: &Handle,
-    store: &Store,
+    store: &dyn Store,
     state: &State,
     transaction: &Transaction,
 ) -> Result<State> {

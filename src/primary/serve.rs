@@ -21,7 +21,6 @@ use super::signals::EndSignals;
 use super::tokens::Tokens;
 use super::worker::Worker;
 use crate::database::host::Host;
-use crate::database::store::Store;
 use crate::error::{Error, Result};
 
 /// How long whoever stops serving waits for answers under way.
@@ -180,7 +179,7 @@ fn check_reach(
         return Ok(());
     }
     // A state store is not made for the question.
-    match Store::exists(&**host, path)? && Tokens::open(Arc::clone(host), path)?.has_valid() {
+    match host.store_exists(path)? && Tokens::open(Arc::clone(host), path)?.has_valid() {
         true => Ok(()),
         false => Err(Error::Misuse(format!(
             "serving on {address}, beyond loopback, needs tokens: make one with replica_token('read', seconds), \

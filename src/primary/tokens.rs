@@ -40,7 +40,7 @@ pub struct NewToken {
 /// The tokens of one database, with a copy of the record in memory.
 pub struct Tokens {
     host: Arc<dyn Host>,
-    store: Mutex<Store>,
+    store: Mutex<Box<dyn Store>>,
     known: RwLock<Known>,
 }
 
@@ -53,9 +53,9 @@ struct Known {
 impl Tokens {
     /// The tokens of a database that is, or is to be, a primary.
     pub fn open(host: Arc<dyn Host>, path: &Path) -> Result<Self> {
-        let store = Store::open(&*host, path)?;
-        history::identify(&*host, &store)?;
-        let known = Known::read(&store)?;
+        let store = host.open_store(path)?;
+        history::identify(&*host, &*store)?;
+        let known = Known::read(&*store)?;
         Ok(Self {
             host,
             store: Mutex::new(store),
@@ -77,8 +77,8 @@ impl Tokens {
         let now = self.now();
         let expires = now + seconds;
         let store = self.store.lock();
-        let id = store.add_token(scope, expires, now, |id| hash(&text(id, &secret)))?;
-        self.reload(&store)?;
+        let id = store.add_token(scope, expires, now, &|id| hash(&text(id, &secret)))?;
+        self.reload(&**store)?;
         Ok(NewToken {
             id,
             token: text(id, &secret),
@@ -94,7 +94,7 @@ impl Tokens {
             Ok(id) => store.revoke_token(id)?,
             Err(_) => false,
         };
-        self.reload(&store)?;
+        self.reload(&**store)?;
         match revoked {
             true => Ok(()),
             false => Err(Error::Misuse(format!("there is no token {id} to revoke"))),
@@ -112,7 +112,7 @@ impl Tokens {
         self.host.now() / 1000
     }
 
-    fn reload(&self, store: &Store) -> Result<()> {
+    fn reload(&self, store: &dyn Store) -> Result<()> {
         let known = Known::read(store)?;
         *self.known.write() = known;
         Ok(())
@@ -147,7 +147,7 @@ impl Gate for Tokens {
         // Someone else may have done it while this thread waited.
         match self.is_current() {
             true => Ok(()),
-            false => self.reload(&store),
+            false => self.reload(&**store),
         }
     }
 
@@ -167,7 +167,7 @@ impl Gate for Tokens {
 }
 
 impl Known {
-    fn read(store: &Store) -> Result<Self> {
+    fn read(store: &dyn Store) -> Result<Self> {
         // The moment before: what is written while the record is read may be missed.
         let read = Instant::now();
         let records = store.tokens()?;

@@ -12,7 +12,7 @@ use super::spooled::Spooled;
 use crate::database::host::Spool;
 use crate::database::lock_file::LockFile;
 use crate::database::paths;
-use crate::database::store::{Progress, Role, State, Store};
+use crate::database::store::{Progress, Role, State};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::page::{PageNumber, PageSize};
@@ -49,7 +49,7 @@ pub fn run(replica: &Replica) -> Result<()> {
         // A state with an anchor is of a file that was in use, and is gone.
         let used = state.is_some_and(|state| state.anchor.is_some());
         if !spooled || used || (state.is_some() && progress.is_none()) {
-            store.transaction(Store::clear_content)?;
+            store.transaction(|store| store.clear_content())?;
             false
         } else {
             state.is_some()
@@ -80,7 +80,7 @@ fn wait_for_lock(replica: &Replica) -> Result<Option<LockFile>> {
         if replica.is_made()? {
             return Ok(None);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        replica.host().clock().sleep(Duration::from_millis(20));
     }
 }
 
@@ -223,7 +223,10 @@ fn complete(replica: &Replica, head: &Head, first: Position) -> Result<()> {
 }
 
 fn start_over(replica: &Replica) -> Result<()> {
-    replica.local().store()?.transaction(Store::clear_content)?;
+    replica
+        .local()
+        .store()?
+        .transaction(|store| store.clear_content())?;
     remove(&paths::spool(replica.path()))
 }
 

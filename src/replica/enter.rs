@@ -37,7 +37,7 @@ pub enum Entered {
 /// intent, before the first frame is visible.
 pub fn enter(
     handle: &Handle,
-    store: &Store,
+    store: &dyn Store,
     mut writer: Writer<'_>,
     current: Current,
     batch: &Batch,
@@ -107,7 +107,7 @@ pub fn enter(
 /// would have to be read again the next time: page 1 enters as it is.
 pub fn anchor(
     handle: &Handle,
-    store: &Store,
+    store: &dyn Store,
     mut writer: Writer<'_>,
     state: State,
     random: Salts,

@@ -37,7 +37,7 @@ pub struct Replica {
 /// The files of a replica.
 pub struct Local {
     /// Not there yet beside a file that is no replica: nothing is created before the user says so.
-    store: OnceCell<Store>,
+    store: OnceCell<Box<dyn Store>>,
     handle: Option<Handle>,
 }
 
@@ -47,9 +47,13 @@ impl Replica {
         host: Arc<dyn Host>,
         path: PathBuf,
         settings: Settings,
-        store: Option<Store>,
+        store: Option<Box<dyn Store>>,
     ) -> Result<Self> {
-        let state = store.as_ref().map(Store::state).transpose()?.flatten();
+        let state = store
+            .as_ref()
+            .map(|store| store.state())
+            .transpose()?
+            .flatten();
         let page_size = state.map_or(0, |state| state.page_size.get());
         Ok(Self {
             path,
@@ -134,7 +138,7 @@ impl Replica {
             local.handle = Some(Handle::open(&*self.host, &self.path)?);
         }
         if local.store.get().is_none() {
-            let store = Store::open(&*self.host, &self.path)?;
+            let store = self.host.open_store(&self.path)?;
             store.set_identity(Role::Replica, None)?;
             // Nobody else sets it: the lock on `local` is held.
             let _ = local.store.set(store);
@@ -182,20 +186,20 @@ impl Replica {
 
 impl Local {
     /// The state store.
-    pub fn store(&self) -> Result<&Store> {
-        self.store.get().ok_or_else(bootstrap::not_a_replica)
+    pub fn store(&self) -> Result<&dyn Store> {
+        match self.store.get() {
+            Some(store) => Ok(&**store),
+            None => Err(bootstrap::not_a_replica()),
+        }
     }
 
     /// The engine's own handle on the database, opened at the first use.
-    pub fn handle(&mut self, host: &dyn Host, path: &Path) -> Result<(&Handle, &Store)> {
+    pub fn handle(&mut self, host: &dyn Host, path: &Path) -> Result<(&Handle, &dyn Store)> {
         if self.handle.is_none() {
             self.handle = Some(Handle::open(host, path)?);
         }
         match &self.handle {
-            Some(handle) => Ok((
-                handle,
-                self.store.get().ok_or_else(bootstrap::not_a_replica)?,
-            )),
+            Some(handle) => Ok((handle, self.store()?)),
             None => Err(Error::Internal("the handle was just opened".to_owned())),
         }
     }

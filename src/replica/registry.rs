@@ -39,7 +39,7 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
     let mut settings = given
         .or(secrets(path))
         .or(match &store {
-            Some(store) => Settings::from_store(store)?,
+            Some(store) => Settings::from_store(&**store)?,
             None => Settings::default(),
         })
         .or(Settings::from_environment());
@@ -83,18 +83,18 @@ enum Followed {
     /// `replica_discard()`.
     WithoutState,
     /// A replica, or one that is to become one.
-    With(Store),
+    With(Box<dyn Store>),
 }
 
 fn followed(host: &dyn Host, path: &Path, given: &Settings) -> Result<Followed> {
-    if !Store::exists(host, path)? {
+    if !host.store_exists(path)? {
         return match given.sync_url {
             None => Ok(Followed::No),
             Some(_) if host.exists(path)? => Ok(Followed::WithoutState),
-            Some(_) => Store::open(host, path).map(Followed::With),
+            Some(_) => host.open_store(path).map(Followed::With),
         };
     }
-    let store = Store::open(host, path)?;
+    let store = host.open_store(path)?;
     match store.identity()? {
         Some((Role::Primary, _)) if given.sync_url.is_some() => Err(Error::CannotOpen(format!(
             "{}: this database is a primary and cannot follow another one",
@@ -128,7 +128,7 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
     };
     let known = known.or(secrets(path));
     SECRETS.lock().insert(path.to_owned(), known);
-    let has_state = Store::exists(host, path)?;
+    let has_state = host.store_exists(path)?;
     if !has_state && settings.is_key_only() {
         // Of a database that follows nothing.
         return Ok(());
@@ -139,7 +139,7 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
             path.display()
         )));
     }
-    let store = Store::open(host, path)?;
+    let store = host.open_store(path)?;
     if let Some((Role::Primary, _)) = store.identity()? {
         return Err(Error::Misuse(format!("{} is a primary", path.display())));
     }

@@ -22,7 +22,7 @@ pub enum Standing {
 
 /// Compares the recorded state with the index. Under WAL_WRITE, or else only `Known` with an
 /// equal anchor counts.
-pub fn resolve(handle: &Handle, store: &Store, header: &IndexHeader) -> Result<Standing> {
+pub fn resolve(handle: &Handle, store: &dyn Store, header: &IndexHeader) -> Result<Standing> {
     let (state, anchor) = match store.state()? {
         Some(state) => match state.anchor {
             Some(anchor) => (state, anchor),
@@ -54,7 +54,7 @@ pub fn resolve(handle: &Handle, store: &Store, header: &IndexHeader) -> Result<S
 }
 
 /// What a full read tells.
-pub fn compare(store: &Store, scanned: &Scanned) -> Result<Standing> {
+pub fn compare(store: &dyn Store, scanned: &Scanned) -> Result<Standing> {
     let Scanned {
         header,
         size,
@@ -76,7 +76,7 @@ pub fn compare(store: &Store, scanned: &Scanned) -> Result<Standing> {
 }
 
 /// Records a state that was found out; the intent has served.
-pub fn settle(store: &Store, state: State) -> Result<Standing> {
+pub fn settle(store: &dyn Store, state: State) -> Result<Standing> {
     store.transaction(|store| {
         store.set_state(&state)?;
         store.clear_intent()

@@ -1,7 +1,7 @@
 //! Bringing a replica up to date: ask without any lock, enter under WAL_WRITE, and only over the
 //! very content the answer was made for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::batch::Batch;
 use super::enter::{self, Current, Entered};
@@ -10,6 +10,7 @@ use super::follower::{Local, Replica};
 use super::heal;
 use super::resolve::{self, Standing};
 use super::status::{Condition, Report};
+use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::scan;
 use crate::database::store::State;
@@ -63,7 +64,7 @@ impl Replica {
         &self,
         work: impl FnOnce(&Self, &mut Conversation<'_>) -> Result<(Position, State, Head, usize)>,
     ) -> Result<Report> {
-        let begun = Instant::now();
+        let begun = Stopwatch::start(self.host().clock());
         let remote = self.remote()?;
         let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
         let mut conversation = Conversation::new(&*remote, database);
@@ -251,7 +252,7 @@ impl Replica {
         &self,
         mut attempt: impl FnMut(&mut Local) -> Result<Option<T>>,
     ) -> Result<T> {
-        let begun = Instant::now();
+        let begun = Stopwatch::start(self.host().clock());
         loop {
             if let Some(value) = attempt(&mut self.local())? {
                 return Ok(value);
@@ -259,7 +260,7 @@ impl Replica {
             if begun.elapsed() > BUSY_TIMEOUT {
                 return Err(Error::Busy(format!("{} is locked", self.path().display())));
             }
-            std::thread::sleep(Duration::from_millis(1));
+            begun.sleep(Duration::from_millis(1));
         }
     }
 

@@ -4,10 +4,9 @@ use std::cell::Cell;
 use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use libsqlite3_sys as sqlite;
-use rusqlite::Connection;
 
 use super::base::BaseVfs;
 use super::files::{OwnFile, OwnIndex};
@@ -15,7 +14,12 @@ use super::register;
 use super::sealed::{SealedContent, SealedOwnLog, SealedScratch};
 use super::unlock;
 use crate::crypt::key::{Keys, Secret};
+use crate::database::clock::{Clock, SystemClock};
+use crate::database::connection::Connection;
 use crate::database::host::{DatabaseFiles, Host, Spool};
+use crate::database::sqlite_connection::SqliteConnection;
+use crate::database::sqlite_store::SqliteStore;
+use crate::database::store::Store;
 use crate::database::{keys, paths};
 use crate::error::{Error, Result, StoreContext};
 
@@ -34,15 +38,34 @@ pub fn opening_internally() -> bool {
 /// The host's SQLite, through its default VFS.
 pub struct SqliteHost {
     vfs: BaseVfs,
+    clock: Arc<SystemClock>,
 }
 
 impl SqliteHost {
     /// A host that uses `vfs` for every file.
     pub fn new(vfs: BaseVfs) -> Self {
-        Self { vfs }
+        Self {
+            vfs,
+            clock: Arc::default(),
+        }
     }
 
-    fn open_raw(&self, path: &Path, name: &CString) -> Result<Connection> {
+    /// A connection that waits for others.
+    fn open_patient(&self, path: &Path) -> Result<rusqlite::Connection> {
+        let name = path
+            .to_str()
+            .and_then(|text| CString::new(text).ok())
+            .ok_or_else(|| {
+                Error::CannotOpen(format!("{} is no file name for SQLite", path.display()))
+            })?;
+        let connection = self.open_raw(path, &name)?;
+        connection
+            .busy_timeout(BUSY_TIMEOUT)
+            .during("open an internal connection")?;
+        Ok(connection)
+    }
+
+    fn open_raw(&self, path: &Path, name: &CString) -> Result<rusqlite::Connection> {
         // A private cache: a host with a shared one would deadlock on itself here.
         let flags = sqlite::SQLITE_OPEN_READWRITE
             | sqlite::SQLITE_OPEN_CREATE
@@ -68,7 +91,7 @@ impl SqliteHost {
             });
         }
         // SAFETY: the handle is open and owned by nobody else.
-        unsafe { Connection::from_handle_owned(db) }.during("open an internal connection")
+        unsafe { rusqlite::Connection::from_handle_owned(db) }.during("open an internal connection")
     }
 }
 
@@ -125,18 +148,13 @@ impl Host for SqliteHost {
         unlock::rewrap(self.vfs, path, keys)
     }
 
-    fn connect(&self, path: &Path) -> Result<Connection> {
-        let name = path
-            .to_str()
-            .and_then(|text| CString::new(text).ok())
-            .ok_or_else(|| {
-                Error::CannotOpen(format!("{} is no file name for SQLite", path.display()))
-            })?;
-        let connection = self.open_raw(path, &name)?;
-        connection
-            .busy_timeout(BUSY_TIMEOUT)
-            .during("open an internal connection")?;
-        Ok(connection)
+    fn connect(&self, path: &Path) -> Result<Box<dyn Connection>> {
+        Ok(Box::new(SqliteConnection::new(self.open_patient(path)?)))
+    }
+
+    fn open_store(&self, path: &Path) -> Result<Box<dyn Store>> {
+        let connection = self.open_patient(&paths::store(path))?;
+        Ok(Box::new(SqliteStore::new(connection, path)?))
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
@@ -154,11 +172,8 @@ impl Host for SqliteHost {
         Ok(bytes)
     }
 
-    fn now(&self) -> u64 {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock) as _
     }
 }
 

@@ -18,7 +18,6 @@ use crate::crypt::header::Rollback;
 use crate::crypt::key::Keys;
 use crate::database::host::Host;
 use crate::database::settings::{NAMES, Settings};
-use crate::database::store::Store;
 use crate::database::{keys, paths};
 use crate::error::{Error, Result};
 use crate::ffi::guard;
@@ -338,7 +337,7 @@ pub(super) fn may_follow(path: &Path, immutable: bool, creates: bool) -> Result<
         )));
     }
     let host = host()?;
-    if !creates && !host.exists(path)? && !Store::exists(&*host, path)? {
+    if !creates && !host.exists(path)? && !host.store_exists(path)? {
         return Err(Error::CannotOpen(format!(
             "{} does not exist, and this connection may not create it",
             path.display()
