@@ -29,6 +29,9 @@ pub trait Spool: LogFile {
     fn truncate(&self, size: u64) -> Result<()>;
 }
 
+/// What [`Host::lock_process`] gives, held until dropped.
+pub type ProcessLock = Box<dyn Send>;
+
 /// The host: its files, connections and sources of randomness and time.
 pub trait Host: Send + Sync {
     /// Opens an existing database that is in WAL mode.
@@ -66,6 +69,17 @@ pub trait Host: Send + Sync {
     }
     /// Whether a file exists.
     fn exists(&self, path: &Path) -> Result<bool>;
+    /// Gives a file a second name, never taking it from another file.
+    fn link(&self, path: &Path, name: &Path) -> Result<()>;
+    /// Takes a name away, where there is one.
+    fn remove(&self, path: &Path) -> Result<()>;
+    /// Makes the names in the folder of `path` durable.
+    fn sync_folder(&self, path: &Path) -> Result<()>;
+    /// Tries to become the one process that makes, or serves, the database at `path`; `None` where
+    /// another one is, or this one already.
+    fn lock_process(&self, path: &Path) -> Result<Option<ProcessLock>>;
+    /// Whether threads may use this host at once.
+    fn has_threads(&self) -> bool;
     /// Sixteen random bytes from the operating system.
     fn random(&self) -> Result<[u8; 16]>;
     /// The time.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::call::{Call, json};
 use crate::database::host::Host;
-use crate::database::lock_file::LockFile;
 use crate::database::paths;
 use crate::database::settings::Settings;
 use crate::database::store::Role;
@@ -89,7 +88,7 @@ pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
             path.display()
         )));
     }
-    let Some(_lock) = LockFile::try_take(&path)? else {
+    let Some(_lock) = host.lock_process(&path)? else {
         return Err(Error::Misuse(format!(
             "{} is served, or being made, by another process",
             path.display()
@@ -99,16 +98,7 @@ pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
     let _keys = host.unlock(&path, known.key.as_ref())?;
     let role = forgotten_role(&*host, &path)?;
     for file in paths::all(&path) {
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::File {
-                    action: "remove",
-                    path: file.display().to_string(),
-                    source: error,
-                });
-            }
-            _ => {}
-        }
+        host.remove(&file)?;
     }
     json(&serde_json::json!({ "file": path.to_string_lossy(), "role": role }))
 }

@@ -13,8 +13,7 @@ use super::resume::{record, resume};
 use super::ring::Ring;
 use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
-use crate::database::host::Host;
-use crate::database::lock_file::LockFile;
+use crate::database::host::{Host, ProcessLock};
 use crate::database::scan;
 use crate::database::store::{State, Store};
 use crate::error::{Error, Result};
@@ -54,13 +53,14 @@ pub struct Capture {
     state: State,
     /// Pages as they were before recent transactions.
     ring: Arc<Mutex<Ring>>,
-    _lock_file: LockFile,
+    _lock_file: ProcessLock,
 }
 
 impl Capture {
     /// Takes the database over: finds out what changed while nobody captured.
     pub fn begin(host: Arc<dyn Host>, path: &Path) -> Result<Self> {
-        let lock_file = LockFile::try_take(path)?
+        let lock_file = host
+            .lock_process(path)?
             .ok_or_else(|| Error::Misuse(format!("{} is served already", path.display())))?;
         enter_wal_mode(&*host, path)?;
         let store = host.open_store(path)?;

@@ -1,20 +1,16 @@
 //! Making a replica: everything is fetched into a spool beside the file, part by part, and
 //! installed under its name as a whole. An interrupted bootstrap goes on where it stopped.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use super::enter;
 use super::fetch::{Conversation, Fetched};
 use super::follower::Replica;
 use super::spooled::Spooled;
-use crate::database::host::Spool;
-use crate::database::lock_file::LockFile;
+use crate::database::host::{ProcessLock, Spool};
 use crate::database::paths;
 use crate::database::store::{Progress, Role, State};
 use crate::error::{Error, Result};
-use crate::ffi;
 use crate::page::{PageNumber, PageSize};
 use crate::position::{DatabaseId, Position};
 use crate::wire::Head;
@@ -72,9 +68,9 @@ pub(super) fn not_a_replica() -> Error {
 
 /// The lock of the one process that makes the replica; `None` when another one has made it. Its
 /// own time-outs end a process that gets nowhere, and its lock ends with it.
-fn wait_for_lock(replica: &Replica) -> Result<Option<LockFile>> {
+fn wait_for_lock(replica: &Replica) -> Result<Option<ProcessLock>> {
     loop {
-        if let Some(lock) = LockFile::try_take(replica.path())? {
+        if let Some(lock) = replica.host().lock_process(replica.path())? {
             return Ok(Some(lock));
         }
         if replica.is_made()? {
@@ -147,7 +143,7 @@ fn fetch_all<'a>(
     let mut parts = 0;
     conversation.parts(
         PageNumber::new(after),
-        ffi::is_thread_safe(),
+        replica.host().has_threads(),
         |(head, pages, next)| {
             let (spooled, first) = match &mut begun {
                 Some(begun) => begun,
@@ -227,7 +223,7 @@ fn start_over(replica: &Replica) -> Result<()> {
         .local()
         .store()?
         .transaction(|store| store.clear_content())?;
-    remove(&paths::spool(replica.path()))
+    replica.host().remove(&paths::spool(replica.path()))
 }
 
 /// Gives the complete spool the name of the database, without replacing anything.
@@ -235,42 +231,18 @@ fn install(replica: &Replica) -> Result<()> {
     let (path, spool) = (replica.path(), paths::spool(replica.path()));
     // Left behind by a database that is gone: SQLite would replay such a log into the new file.
     for stray in paths::journals(path) {
-        remove(&stray)?;
+        replica.host().remove(&stray)?;
     }
-    file_call("link", path, fs::hard_link(&spool, path))?;
+    replica.host().link(&spool, path)?;
     finish(replica)
 }
 
 /// Takes the spool's own name away. The progress goes last: as long as it is there, this is done
 /// again.
 fn finish(replica: &Replica) -> Result<()> {
-    sync_folder(replica.path())?;
-    remove(&paths::spool(replica.path()))?;
-    sync_folder(replica.path())?;
+    let (host, path) = (replica.host(), replica.path());
+    host.sync_folder(path)?;
+    host.remove(&paths::spool(path))?;
+    host.sync_folder(path)?;
     replica.local().store()?.clear_progress()
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => file_call("remove", path, result),
-    }
-}
-
-/// Makes new names in the folder of `path` durable.
-fn sync_folder(path: &Path) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    file_call(
-        "sync",
-        folder,
-        fs::File::open(folder).and_then(|folder| folder.sync_all()),
-    )
-}
-
-fn file_call(action: &'static str, path: &Path, result: std::io::Result<()>) -> Result<()> {
-    result.map_err(|source| Error::File {
-        action,
-        path: path.display().to_string(),
-        source,
-    })
 }

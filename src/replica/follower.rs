@@ -71,6 +71,12 @@ impl Replica {
         })
     }
 
+    /// The same, of a remote that is there already, whatever `sync_url` says.
+    pub fn with_remote(self, remote: Arc<dyn Remote>) -> Self {
+        *self.remote.lock() = Some(remote);
+        self
+    }
+
     /// The database file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::ffi::CString;
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +18,14 @@ use super::unlock;
 use crate::crypt::key::{Keys, Secret};
 use crate::database::clock::{Clock, SystemClock};
 use crate::database::connection::Connection;
-use crate::database::host::{DatabaseFiles, Host, Spool};
+use crate::database::host::{DatabaseFiles, Host, ProcessLock, Spool};
+use crate::database::lock_file::LockFile;
 use crate::database::sqlite_connection::SqliteConnection;
 use crate::database::sqlite_store::SqliteStore;
 use crate::database::store::Store;
 use crate::database::{keys, paths};
 use crate::error::{Error, Result, StoreContext};
+use crate::ffi;
 
 /// How long an internal connection waits for a lock of someone else.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -158,11 +162,32 @@ impl Host for SqliteHost {
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
-        path.try_exists().map_err(|source| Error::File {
-            action: "look for",
-            path: path.display().to_string(),
-            source,
-        })
+        file_call("look for", path, path.try_exists())
+    }
+
+    fn link(&self, path: &Path, name: &Path) -> Result<()> {
+        file_call("link", name, fs::hard_link(path, name))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => file_call("remove", path, result),
+        }
+    }
+
+    fn sync_folder(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+        file_call("sync", folder, synced)
+    }
+
+    fn lock_process(&self, path: &Path) -> Result<Option<ProcessLock>> {
+        Ok(LockFile::try_take(path)?.map(|lock| Box::new(lock) as ProcessLock))
+    }
+
+    fn has_threads(&self) -> bool {
+        ffi::is_thread_safe()
     }
 
     fn random(&self) -> Result<[u8; 16]> {
@@ -175,6 +200,14 @@ impl Host for SqliteHost {
     fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock) as _
     }
+}
+
+fn file_call<T>(action: &'static str, path: &Path, result: std::io::Result<T>) -> Result<T> {
+    result.map_err(|source| Error::File {
+        action,
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 impl Spool for OwnFile {
