@@ -72,6 +72,8 @@ pub fn enter(
         }
         None => outcome.digest,
     };
+    // Of an intent before this one, perhaps.
+    writer.discard_unpublished(&*handle.files.log)?;
     store.set_intent(&Intent {
         position: head.position,
         database_size: head.database_size,
@@ -91,8 +93,10 @@ pub fn enter(
     let header = match appended {
         Ok(header) => header,
         Err(error) => {
-            // Nothing became visible. If this fails too, the next look finds it out.
-            let _ = store.clear_intent();
+            // Nothing became visible, or will. If this fails too, the next look finds it out.
+            let _ = writer
+                .discard_unpublished(&*handle.files.log)
+                .and_then(|()| store.clear_intent());
             return Err(error);
         }
     };
@@ -112,6 +116,7 @@ pub fn anchor(
     state: State,
     random: Salts,
 ) -> Result<Standing> {
+    writer.discard_unpublished(&*handle.files.log)?;
     let mut header = *writer.header();
     if header.anchor().is_blank() {
         let page = first_page(handle, state.page_size)?;

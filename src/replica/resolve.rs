@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::page::PageHash;
 use crate::position::TransactionDigest;
 use crate::wal::anchor::Relation;
+use crate::wal::apply::Writer;
 use crate::wal::frames::transactions;
 use crate::wal::index::IndexHeader;
 
@@ -20,9 +21,9 @@ pub enum Standing {
     Foreign,
 }
 
-/// Compares the recorded state with the index. Under WAL_WRITE, or else only `Known` with an
-/// equal anchor counts.
-pub fn resolve(handle: &Handle, store: &dyn Store, header: &IndexHeader) -> Result<Standing> {
+/// Compares the recorded state with the index.
+pub fn resolve(handle: &Handle, store: &dyn Store, writer: &Writer<'_>) -> Result<Standing> {
+    let (log, header) = (&*handle.files.log, writer.header());
     let (state, anchor) = match store.state()? {
         Some(state) => match state.anchor {
             Some(anchor) => (state, anchor),
@@ -30,19 +31,15 @@ pub fn resolve(handle: &Handle, store: &dyn Store, header: &IndexHeader) -> Resu
         },
         None => return Ok(Standing::Foreign),
     };
-    match anchor.relation(header, &*handle.files.log)? {
-        // What was intended never became visible.
-        Relation::Equal => match store.intent()? {
-            Some(_) => settle(store, state),
-            None => Ok(Standing::Known(state)),
-        },
-        Relation::Restarted => settle(
-            store,
-            State {
-                anchor: Some(header.anchor()),
-                ..state
-            },
-        ),
+    match anchor.relation(header, log)? {
+        Relation::Equal if store.intent()?.is_none() => Ok(Standing::Known(state)),
+        // What was intended never became visible. Nor will it: without the intent nobody would know
+        // whose it is.
+        Relation::Equal | Relation::Restarted => {
+            writer.discard_unpublished(log)?;
+            let anchor = Some(header.anchor());
+            settle(store, State { anchor, ..state })
+        }
         Relation::Extended => match store.intent()? {
             Some(intent) if is_ours(handle, &state, &intent, header)? => {
                 settle(store, reached(&state, &intent, header))

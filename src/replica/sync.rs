@@ -147,7 +147,7 @@ impl Replica {
             let Some(writer) = enter::try_writer(handle)? else {
                 return Ok(None);
             };
-            let state = match resolve::resolve(handle, store, writer.header())? {
+            let state = match resolve::resolve(handle, store, &writer)? {
                 Standing::Known(state) if state.position == base.position => state,
                 _ => return Ok(Some(Round::Moved)),
             };
@@ -214,7 +214,7 @@ impl Replica {
         let Some(writer) = enter::try_writer(handle)? else {
             return Ok(None);
         };
-        resolve::resolve(handle, store, writer.header()).map(Some)
+        resolve::resolve(handle, store, &writer).map(Some)
     }
 
     /// What a full read tells; `None` when the file changed meanwhile.

@@ -1,4 +1,4 @@
-//! Making a live log recoverable again.
+//! Making a live log recoverable again: all that is published, and nothing else.
 //!
 //! SQLite 3.40.1 can publish frames with zero salts, or with checksums that do not follow each
 //! other (ROLLBACK TO after spilled frames were overwritten): every reader is right, but recovery
@@ -7,6 +7,7 @@
 use super::LogFile;
 use super::anchor::Anchor;
 use super::apply::Writer;
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameIndex, LOG_HEADER_BYTES, LogHeader};
 use super::frames::open;
 use crate::error::{Error, Result};
 
@@ -46,14 +47,48 @@ impl Writer<'_> {
         }
         Ok(changed)
     }
+
+    /// Makes sure that recovery finds nothing behind the published frames: what somebody left there
+    /// who failed, or was killed, after writing a whole transaction and before publishing it would
+    /// come into the content with the next recovery. Durable when it returns.
+    pub fn discard_unpublished(&self, log: &dyn LogFile) -> Result<()> {
+        let next = self.header.mx_frame.checked_add(1);
+        let offset = match (next.and_then(FrameIndex::new), self.header.page_size) {
+            (Some(frame), Some(page_size)) => frame.offset(page_size),
+            // The first frame has the same place whatever the page size will be.
+            (Some(_), None) if self.header.mx_frame == 0 => LOG_HEADER_BYTES as u64,
+            _ => return Ok(()),
+        };
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        let read = match log.read(&mut bytes, offset) {
+            // A frame of an earlier use of an encrypted log, where recovery stops as well.
+            Err(Error::Tampered(_)) => return Ok(()),
+            read => read?,
+        };
+        // The salts of a log that has no commit yet are in its header alone.
+        let salts = match self.header.anchor().is_blank() {
+            true => LogHeader::read(log)?.map(|log| log.salts),
+            false => Some(self.header.salts),
+        };
+        let left = FrameHeader::parse(&bytes);
+        if read < bytes.len() || left.is_some_and(|frame| Some(frame.salts) != salts) {
+            return Ok(());
+        }
+        if left.is_some() {
+            log.write(&[0; FRAME_HEADER_BYTES], offset)?;
+        }
+        // Also where it is gone: perhaps whoever took it away has failed to make that durable.
+        log.sync()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::checksum::Checksum;
-    use super::super::frame::FrameIndex;
+    use super::super::frame::Salts;
     use super::super::frames::transactions;
-    use super::super::oracle::{World, recover};
+    use super::super::memory::MemoryIndex;
+    use super::super::oracle::{World, recover, recovered_index};
     use super::*;
 
     /// Three commits; the last two have lost salts and checksums, as the bug leaves them.
@@ -132,5 +167,62 @@ mod tests {
             writer.repair(&world.log, &wrong),
             Err(Error::Misuse(_))
         ));
+    }
+
+    /// The index as it was before the last commit of `world`, whose frames are in the log.
+    fn unpublished(world: &World, before: &MemoryIndex) -> World {
+        let mut view = world.view();
+        view.index = before.connect();
+        view.states.pop();
+        view
+    }
+
+    #[test]
+    fn what_was_not_published_never_comes_back() {
+        for (begun, restarted) in [(false, false), (true, false), (true, true)] {
+            let mut world = World::new(512, 3);
+            if begun {
+                world.append(&[1, 2], 3).unwrap();
+            }
+            if restarted {
+                world.checkpoint();
+                let mut writer = Writer::try_begin(&world.index).unwrap().unwrap();
+                writer.restart(Salts([4; 8])).unwrap();
+            }
+            let before = world.header();
+            world.append(&[1, 3], 3).unwrap();
+            assert_eq!(recover(&world.log).0.anchor(), world.anchor());
+            before.publish(&world.index).unwrap();
+            let world = unpublished(&world, &world.index);
+            let writer = Writer::try_begin(&world.index).unwrap().unwrap();
+            writer.discard_unpublished(&world.log).unwrap();
+            // Durably, and as often as one likes.
+            world.log.take_calls();
+            writer.discard_unpublished(&world.log).unwrap();
+            drop(writer);
+            let mut crashed = world.crash(|_| false);
+            assert_eq!(recover(&crashed.log).0.mx_frame, before.mx_frame);
+            crashed.check_newest();
+            crashed.append(&[2], 3).unwrap();
+            crashed.check_newest();
+            crashed.index = recovered_index(&crashed.log);
+            crashed.check_newest();
+        }
+    }
+
+    #[test]
+    fn frames_of_an_earlier_log_are_left_alone() {
+        let mut world = World::new(512, 3);
+        world.append(&[1, 2, 3], 3).unwrap();
+        world.checkpoint();
+        world.append(&[1], 3).unwrap();
+        world.log.take_calls();
+        let writer = Writer::try_begin(&world.index).unwrap().unwrap();
+        writer.discard_unpublished(&world.log).unwrap();
+        assert_eq!(world.log.take_calls(), []);
+        let empty = World::new(512, 3);
+        let writer = Writer::try_begin(&empty.index).unwrap().unwrap();
+        writer.discard_unpublished(&empty.log).unwrap();
+        assert_eq!(empty.log.take_calls(), []);
     }
 }
