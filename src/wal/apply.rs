@@ -14,6 +14,7 @@
 use super::frame::{Chain, FRAME_HEADER_BYTES, FrameIndex, Salts};
 use super::frames::log_header;
 use super::index::IndexHeader;
+use super::pushed::Nonce;
 use super::restart::Exclusive;
 use super::{Lock, LogFile, SharedIndex, hash};
 use crate::error::{Error, Result};
@@ -94,6 +95,32 @@ impl<'a> Writer<'a> {
         pages: impl IntoIterator<Item = Result<(PageNumber, B)>>,
         random: Salts,
     ) -> Result<IndexHeader> {
+        self.enter(log, page_size, database_size, pages, None, random)
+    }
+
+    /// As [`try_append`](Writer::try_append), for a transaction that a replica has pushed: the log
+    /// holds its nonce (`pushed.rs`).
+    pub fn append_pushed<B: AsRef<[u8]>>(
+        &mut self,
+        log: &dyn LogFile,
+        page_size: PageSize,
+        database_size: u32,
+        pages: impl IntoIterator<Item = Result<(PageNumber, B)>>,
+        nonce: Nonce,
+        random: Salts,
+    ) -> Result<IndexHeader> {
+        self.enter(log, page_size, database_size, pages, Some(nonce), random)
+    }
+
+    fn enter<B: AsRef<[u8]>>(
+        &mut self,
+        log: &dyn LogFile,
+        page_size: PageSize,
+        database_size: u32,
+        pages: impl IntoIterator<Item = Result<(PageNumber, B)>>,
+        nonce: Option<Nonce>,
+        random: Salts,
+    ) -> Result<IndexHeader> {
         let mut pages = pages.into_iter().peekable();
         if pages.peek().is_none() {
             return Err(Error::Misuse("a transaction has at least one page".into()));
@@ -129,9 +156,19 @@ impl<'a> Writer<'a> {
             numbers: Vec::new(),
             buffer: Vec::new(),
         };
+        if let (Some(nonce), Some(Ok((first, _)))) = (nonce, pages.peek()) {
+            frames.add(*first, &nonce.page(page_size), false)?;
+        }
+        let mut before = None;
         while let Some(page) = pages.next() {
             let (number, page) = page?;
-            frames.push(number, page.as_ref(), pages.peek().is_none())?;
+            if before
+                .replace(number)
+                .is_some_and(|before| before >= number)
+            {
+                return Err(frames.wrong(number, "is out of order"));
+            }
+            frames.add(number, page.as_ref(), pages.peek().is_none())?;
         }
         frames.flush()?;
         log.sync()?;
@@ -166,21 +203,21 @@ struct FrameWriter<'a> {
 }
 
 impl FrameWriter<'_> {
-    fn push(&mut self, number: PageNumber, page: &[u8], commit: bool) -> Result<()> {
-        let wrong = |what: &str| Error::Corrupt(format!("page {number} of a transaction {what}"));
+    fn wrong(&self, number: PageNumber, what: &str) -> Error {
+        Error::Corrupt(format!("page {number} of a transaction {what}"))
+    }
+
+    fn add(&mut self, number: PageNumber, page: &[u8], commit: bool) -> Result<()> {
         if page.len() != self.page_size.bytes() {
-            return Err(wrong("has the wrong size"));
+            return Err(self.wrong(number, "has the wrong size"));
         }
         if number.get() > self.database_size || number == self.page_size.lock_page() {
-            return Err(wrong("is not a page of the database"));
-        }
-        if self.numbers.last().is_some_and(|&last| last >= number) {
-            return Err(wrong("is out of order"));
+            return Err(self.wrong(number, "is not a page of the database"));
         }
         self.last = self
             .last
             .checked_add(1)
-            .ok_or_else(|| wrong("finds the log full"))?;
+            .ok_or_else(|| self.wrong(number, "finds the log full"))?;
         self.numbers.push(number);
         let database_size = if commit { self.database_size } else { 0 };
         let header = self.chain.next(number, database_size, page);

@@ -7,6 +7,7 @@ use super::anchor::Anchor;
 use super::checksum::Checksum;
 use super::frame::{Chain, FRAME_HEADER_BYTES, FrameHeader, FrameIndex, LogHeader};
 use super::index::IndexHeader;
+use super::pushed::{Nonce, NonceReader};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
 
@@ -29,6 +30,8 @@ pub struct Transaction {
     /// would stop here and lose the rest; the content is good all the same, as the wal-index
     /// published it.
     pub intact: bool,
+    /// The nonce of the commit, where a replica has pushed it.
+    pub nonce: Option<Nonce>,
 }
 
 /// The transactions behind `after`, up to `header`, oldest first. The caller holds WAL_WRITE, or
@@ -138,7 +141,9 @@ impl Transactions<'_> {
             return Ok(None);
         };
         let mut pages = BTreeMap::new();
+        let mut nonce = NonceReader::default();
         while let Some((frame, header, page)) = reader.next()? {
+            nonce.frame(header.page, page);
             self.intact &= self.chain.next(header.page, header.database_size, page) == header;
             let first = pages.is_empty();
             pages.insert(header.page, frame);
@@ -160,6 +165,7 @@ impl Transactions<'_> {
                 pages,
                 checksum: self.chain.checksum,
                 intact: self.intact,
+                nonce: nonce.nonce(),
             };
             return Ok(Some((transaction, header.page, repeated)));
         }

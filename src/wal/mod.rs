@@ -9,6 +9,8 @@ pub mod frame;
 pub mod frames;
 pub mod hash;
 pub mod index;
+pub mod publish;
+pub mod pushed;
 pub mod read_lock;
 pub mod repair;
 mod restart;

@@ -8,6 +8,7 @@ use super::frame::{FrameIndex, Salts};
 use super::hash::{find, insert};
 use super::index::{CheckpointInfo, IndexHeader, READ_LOCKS, READ_MARK_NOT_USED};
 use super::memory::{MemoryFile, MemoryIndex};
+use super::pushed::Nonce;
 use super::read_lock::{Keep, ReadLock};
 use super::snapshot::Snapshot;
 use super::{Lock, LogFile, SharedIndex};
@@ -266,6 +267,32 @@ impl World {
         let mut writer = Writer::try_begin(&self.index)?.expect("nobody else writes");
         let pages = pages.iter().map(|(number, page)| (*number, &page[..]));
         let header = writer.append(&self.log, self.page_size, size, pages, random)?;
+        drop(writer);
+        self.states.push(next);
+        Ok(header)
+    }
+
+    /// Enters a transaction as pushed, with these pages.
+    pub(crate) fn append_pushed(
+        &mut self,
+        numbers: &[u32],
+        size: u32,
+        nonce: Nonce,
+    ) -> Result<IndexHeader> {
+        let random = self.salts();
+        let mut next = self.state().clone();
+        next.resize(size as usize, self.random);
+        let made: Vec<_> = numbers
+            .iter()
+            .filter_map(|number| PageNumber::new(*number))
+            .map(|number| {
+                next[number.get() as usize - 1] = self.random;
+                Ok((number, page(self.page_size, number, self.random)))
+            })
+            .collect();
+        let mut writer = Writer::try_begin(&self.index)?.expect("nobody else writes");
+        let (log, page_size) = (&self.log, self.page_size);
+        let header = writer.append_pushed(log, page_size, size, made, nonce, random)?;
         drop(writer);
         self.states.push(next);
         Ok(header)
