@@ -17,6 +17,10 @@ impl Lsn {
     }
 }
 
+/// The random number a commit is known by: 128 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Nonce(pub [u8; 16]);
+
 /// Names a history up to one transaction: two histories never share one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct HistoryId(pub [u8; 16]);
@@ -24,10 +28,10 @@ pub struct HistoryId(pub [u8; 16]);
 impl HistoryId {
     /// The id after one more transaction: BLAKE3 of the id before, the commit's random nonce and
     /// the transaction's digest, cut to 128 bits.
-    pub fn next(self, nonce: [u8; 16], transaction: TransactionDigest) -> HistoryId {
+    pub fn next(self, nonce: Nonce, transaction: TransactionDigest) -> HistoryId {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.0);
-        hasher.update(&nonce);
+        hasher.update(&nonce.0);
         hasher.update(&transaction.0);
         let mut id = [0; 16];
         id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
@@ -43,6 +47,16 @@ pub struct Position {
     pub lsn: Lsn,
     /// The history they form.
     pub id: HistoryId,
+}
+
+impl Position {
+    /// The position after one more transaction, known by `nonce`.
+    pub fn next(self, nonce: Nonce, transaction: TransactionDigest) -> Position {
+        Position {
+            lsn: self.lsn.next(),
+            id: self.id.next(nonce, transaction),
+        }
+    }
 }
 
 impl fmt::Display for Position {

@@ -6,6 +6,7 @@ pub mod handle;
 pub mod host;
 pub mod keys;
 pub mod lock_file;
+pub mod pages;
 pub mod paths;
 pub mod rekey;
 pub mod scan;

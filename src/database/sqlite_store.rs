@@ -14,7 +14,9 @@ use crate::position::{DatabaseId, HistoryId, Lsn, Position, TransactionDigest};
 use crate::wal::anchor::Anchor;
 
 const SCHEMA: &str = include_str!("../../sql/state.sql");
-const SCHEMA_VERSION: i64 = 1;
+/// What version 2 adds.
+const SECOND: &str = include_str!("../../sql/state-2.sql");
+const SCHEMA_VERSION: i64 = 2;
 
 /// Changed pages from which the page map is read in its own order.
 const MANY_PAGES: u32 = 8192;
@@ -90,6 +92,13 @@ impl Store for SqliteStore {
 
     fn rollback(&self) -> Result<()> {
         self.execute("ROLLBACK")
+    }
+
+    fn set_durable(&self, on: bool) -> Result<()> {
+        self.execute(match on {
+            true => "PRAGMA synchronous = FULL",
+            false => "PRAGMA synchronous = NORMAL",
+        })
     }
 
     fn begin_read(&self) -> Result<()> {
@@ -257,7 +266,9 @@ impl Store for SqliteStore {
     }
 
     fn clear_history(&self) -> Result<()> {
-        self.execute("DELETE FROM pages; DELETE FROM history; DELETE FROM position;")
+        self.execute(
+            "DELETE FROM pages; DELETE FROM history; DELETE FROM gaps; DELETE FROM position;",
+        )
     }
 
     fn page_hash(&self, page: PageNumber) -> Result<Option<PageHash>> {
@@ -293,9 +304,7 @@ impl Store for SqliteStore {
     }
 
     fn cut_pages(&self, size: u32) -> Result<Vec<PageHash>> {
-        let hashes = self.rows("SELECT hash FROM pages WHERE page > ?1", [size], |row| {
-            row.get(0).map(PageHash::from_bytes)
-        })?;
+        let hashes = self.hashes_above(size)?;
         self.change("DELETE FROM pages WHERE page > ?1", [size])?;
         Ok(hashes)
     }
@@ -330,6 +339,12 @@ impl Store for SqliteStore {
         Ok(numbers.into_iter().filter_map(PageNumber::new).collect())
     }
 
+    fn hashes_above(&self, size: u32) -> Result<Vec<PageHash>> {
+        self.rows("SELECT hash FROM pages WHERE page > ?1", [size], |row| {
+            row.get(0).map(PageHash::from_bytes)
+        })
+    }
+
     fn page_hashes(&self, after: u32, limit: usize) -> Result<Vec<(PageNumber, PageHash)>> {
         let rows: Vec<(u32, [u8; 16])> = self.rows(
             "SELECT page, hash FROM pages WHERE page > ?1 ORDER BY page LIMIT ?2",
@@ -350,14 +365,25 @@ impl Store for SqliteStore {
     fn in_history(&self, position: Position) -> Result<bool> {
         let id: Option<[u8; 16]> = self
             .connection
-            .query_row(
-                "SELECT id FROM history WHERE lsn = ?1",
-                [position.lsn.0],
-                |row| row.get(0),
-            )
-            .optional()
+            .prepare_cached("SELECT id FROM history WHERE lsn = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([position.lsn.0], |row| row.get(0))
+                    .optional()
+            })
             .during("read the history")?;
         Ok(id == Some(position.id.0))
+    }
+
+    fn add_gap(&self, lsn: Lsn) -> Result<()> {
+        self.change("REPLACE INTO gaps (lsn) VALUES (?1)", [lsn.0])
+    }
+
+    fn is_gap(&self, lsn: Lsn) -> Result<bool> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM gaps WHERE lsn = ?1")
+            .and_then(|mut statement| statement.exists([lsn.0]))
+            .during("read the history")
     }
 }
 
@@ -389,17 +415,21 @@ fn prepare_patiently(connection: &mut Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Sets the connection up and creates the schema in an empty file, whoever comes first.
+/// Sets the connection up and creates the schema in an empty file, or completes an older one, whoever
+/// comes first.
 fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
     let version = |connection: &Connection| {
         connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
     };
-    if version(connection)? == 0 {
+    if version(connection)? < SCHEMA_VERSION {
         let transaction =
             connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         if version(&transaction)? == 0 {
             transaction.execute_batch(SCHEMA)?;
+        }
+        if version(&transaction)? == 1 {
+            transaction.execute_batch(SECOND)?;
         }
         transaction.commit()?;
     }

@@ -73,6 +73,10 @@ pub trait Store: TokenStore + Send {
     fn commit(&self) -> Result<()>;
     /// Takes back what the transaction changed.
     fn rollback(&self) -> Result<()>;
+    /// Whether what is changed from here on is durable when that ends (`true`, as in the beginning), or
+    /// with the next change that is; if only the process dies, neither is lost. For what can be found
+    /// out again. Not within a transaction.
+    fn set_durable(&self, on: bool) -> Result<()>;
     /// Fixes what the store shows until [`Store::end_read`].
     fn begin_read(&self) -> Result<()>;
     /// Ends the read.
@@ -121,12 +125,18 @@ pub trait Store: TokenStore + Send {
         after: u32,
         limit: usize,
     ) -> Result<Vec<PageNumber>>;
+    /// Primary: the hashes of the pages above `size`.
+    fn hashes_above(&self, size: u32) -> Result<Vec<PageHash>>;
     /// Primary: up to `limit` page hashes after `after`, ascending.
     fn page_hashes(&self, after: u32, limit: usize) -> Result<Vec<(PageNumber, PageHash)>>;
     /// Primary: adds a position to the history.
     fn add_history(&self, position: Position) -> Result<()>;
     /// Primary: whether a position is part of the history.
     fn in_history(&self, position: Position) -> Result<bool>;
+    /// Primary: notes that comparing all pages made this transaction.
+    fn add_gap(&self, lsn: Lsn) -> Result<()>;
+    /// Primary: whether comparing all pages made this transaction.
+    fn is_gap(&self, lsn: Lsn) -> Result<bool>;
 }
 
 impl dyn Store + '_ {

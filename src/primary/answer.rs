@@ -1,6 +1,7 @@
 //! Answering replicas: pages and hashes at a snapshot that is labelled with its exact position.
 
 use std::convert::Infallible;
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,9 +13,12 @@ use parking_lot::{Mutex, MutexGuard};
 use super::capture::Capture;
 use super::checkpointer::Checkpointer;
 use super::ring::Ring;
+use super::push::{PATIENCE, Pusher};
 use super::server::Service;
+use super::turns::{Turn, Turns};
 use crate::database::handle::Handle;
-use crate::database::host::Host;
+use crate::database::host::{Host, Spool};
+use crate::database::paths;
 use crate::database::scan::{self, Verification};
 use crate::database::store::Store;
 use crate::error::{Error, Result};
@@ -23,8 +27,8 @@ use crate::position::{DatabaseId, Lsn};
 use crate::wal::read_lock::ReadLock;
 use crate::wal::snapshot::Snapshot;
 use crate::wire::{
-    Delta, HashesRequest, Head, PART_BYTES, PART_HASHES, Page, PageData, PagesRequest, PullRequest,
-    Request, Response,
+    BeginRequest, Delta, HashesRequest, Head, PART_BYTES, PART_HASHES, Page, PageData, PagesRequest, PullRequest,
+    PushReader, PushResponse, ReleaseRequest, Request, Response,
 };
 
 /// Idle readers kept for the next request.
@@ -36,6 +40,8 @@ pub struct Primary {
     path: std::path::PathBuf,
     capture: Mutex<Capture>,
     checkpointer: Mutex<Checkpointer>,
+    pusher: Mutex<Pusher>,
+    turns: Arc<Turns>,
     ring: Arc<Mutex<Ring>>,
     readers: Mutex<Vec<Reader>>,
     /// Runs of the capture for requests: how many began, and the newest that came to an end.
@@ -56,12 +62,15 @@ impl Primary {
     pub fn begin(host: Arc<dyn Host>, path: &std::path::Path) -> Result<Self> {
         let capture = Capture::begin(Arc::clone(&host), path)?;
         let checkpointer = Checkpointer::open(Arc::clone(&host), path)?;
+        let pusher = Pusher::open(Arc::clone(&host), path)?;
         Ok(Self {
             host,
             path: path.to_owned(),
             ring: capture.ring(),
             capture: Mutex::new(capture),
             checkpointer: Mutex::new(checkpointer),
+            pusher: Mutex::new(pusher),
+            turns: Turns::new(),
             readers: Mutex::default(),
             begun_runs: AtomicU64::new(0),
             finished_run: AtomicU64::new(0),
@@ -86,6 +95,7 @@ impl Primary {
 
     /// Captures, and keeps the log short. Returns how long to rest before the next time.
     pub fn capture_and_checkpoint(&self) -> Result<Duration> {
+        self.give_back(self.turns.take_expired());
         self.checkpointer.lock().run(&self.capture)
     }
 
@@ -253,13 +263,67 @@ impl Primary {
     }
 }
 
+impl Primary {
+    /// Answers at the start of a write; with a turn, nobody else writes from that answer on until the
+    /// lease ends.
+    fn begin_write(&self, request: &BeginRequest, turn: Option<Turn>) -> Result<Response> {
+        if let (Some(lease), Some(turn)) = (request.lease, turn) {
+            let mut pusher = self.pusher.lock();
+            let settled = pusher
+                .lock(PATIENCE)
+                .and_then(|()| pusher.settle(&self.capture));
+            if let Err(error) = settled {
+                pusher.unlock();
+                return Err(error);
+            }
+            drop(pusher);
+            self.turns.keep(lease.id, turn);
+        }
+        self.pull(&request.pull())
+    }
+
+    fn release(&self, request: &ReleaseRequest) -> Response {
+        self.give_back(self.turns.take(request.lease));
+        Response::Released(request.database)
+    }
+
+    /// Gives back the write lock that came with a lease, and then the turn.
+    fn give_back(&self, turn: Option<Turn>) {
+        if let Some(turn) = turn {
+            self.pusher.lock().unlock();
+            drop(turn);
+        }
+    }
+}
+
 impl Service for Primary {
-    fn answer(&self, request: Request) -> Result<Response> {
+    fn answer(&self, request: Request, turn: Option<Turn>) -> Result<Response> {
         match &request {
             Request::Pull(request) => self.pull(request),
             Request::Hashes(request) => self.hashes(request),
             Request::Pages(request) => self.pages(request),
+            Request::Begin(request) => self.begin_write(request, turn),
+            Request::Release(request) => Ok(self.release(request)),
         }
+    }
+
+    fn push(&self, push: &mut dyn Read, turn: Turn) -> Result<PushResponse> {
+        let reader = PushReader::start(push)?;
+        let mut pusher = self.pusher.lock();
+        if !turn.is_leased() {
+            pusher.lock(PATIENCE)?;
+        }
+        let pushed = pusher.push(&self.capture, reader);
+        pusher.unlock();
+        pushed
+    }
+
+    fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.turns)
+    }
+
+    fn scratch(&self) -> Result<Box<dyn Spool>> {
+        self.host.open_scratch(&paths::batch(&self.path))
     }
 
     fn head(&self) -> Result<Head> {

@@ -37,6 +37,15 @@ enum Captured {
     Broken(Anchor),
 }
 
+/// Where transactions are durable once they are captured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durable {
+    /// In the store too.
+    Store,
+    /// In the log, which holds their nonces.
+    Log,
+}
+
 /// Why a run stops for a repair.
 const BROKEN: &str = "frames of the log have wrong salts or checksums";
 
@@ -53,6 +62,8 @@ pub struct Capture {
     state: State,
     /// Pages as they were before recent transactions.
     ring: Arc<Mutex<Ring>>,
+    /// Whether the store holds the newest transactions only as far as the system has kept them.
+    unsynced: bool,
     _lock_file: ProcessLock,
 }
 
@@ -88,6 +99,7 @@ impl Capture {
             database,
             state,
             ring: Arc::default(),
+            unsynced: false,
             _lock_file: lock_file,
         };
         capture.run()?;
@@ -125,6 +137,35 @@ impl Capture {
         self.run_with(Some(writer))
     }
 
+    /// Captures the transaction that was just pushed, by a caller who has the write lock and had
+    /// everything before it captured. The log has it durably, with its nonce: so the store need not
+    /// before the log goes.
+    pub fn run_pushed(&mut self) -> Result<()> {
+        let now = self.hold_log()?;
+        self.store.set_durable(false)?;
+        let captured = self.capture_to(&now, Durable::Log);
+        let durable = self.store.set_durable(true);
+        match captured? {
+            Captured::All => durable,
+            Captured::Broken(_) => Err(Error::Internal(BROKEN.to_owned())),
+        }
+    }
+
+    /// Makes durable what the store holds.
+    fn sync_store(&mut self) -> Result<()> {
+        if self.unsynced {
+            let state = self.state;
+            self.store.transaction(|store| store.set_state(&state))?;
+            self.unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// The pages as they are on record.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
     fn run_with(&mut self, mut writer: Option<&mut Writer<'_>>) -> Result<()> {
         for _ in 0..ATTEMPTS {
             // One round is enough: a busy writer is always ahead again.
@@ -132,7 +173,7 @@ impl Capture {
                 return Ok(());
             }
             let now = self.hold_log()?;
-            match self.capture_to(&now) {
+            match self.capture_to(&now, Durable::Store) {
                 Ok(Captured::All) => return Ok(()),
                 Ok(Captured::Broken(from)) => self.repair(&from, writer.as_deref_mut())?,
                 Err(Error::Corrupt(reason)) => {
@@ -172,6 +213,7 @@ impl Capture {
     /// Where everything is in the database file, lets the log begin anew with the next commit.
     /// False where there are commits that are not captured, or not copied.
     pub fn let_go_of_log(&mut self) -> Result<bool> {
+        self.sync_store()?;
         let captured = self.captured;
         let changed = scan::change_read(
             &self.handle,
@@ -183,7 +225,7 @@ impl Capture {
     }
 
     /// Records the transactions from the captured header up to `now`, which the lock keeps.
-    fn capture_to(&mut self, now: &IndexHeader) -> Result<Captured> {
+    fn capture_to(&mut self, now: &IndexHeader, durable: Durable) -> Result<Captured> {
         // While only the database file was kept (slot 0), the log may have begun anew: once, and
         // nothing of it has been copied since. Otherwise it has only grown.
         let from = match self.captured.salts == now.salts && self.captured.mx_frame <= now.mx_frame
@@ -192,8 +234,10 @@ impl Capture {
             false => Anchor::log_start(now.salts),
         };
         let (host, store, handle) = (&*self.host, &*self.store, &self.handle);
-        // Commits of others may not have been synced: nothing is exposed that a crash takes back.
-        handle.files.log.sync()?;
+        if durable == Durable::Store {
+            // Commits of others may not have been synced: nothing is exposed that a crash takes back.
+            handle.files.log.sync()?;
+        }
         let recorded = store.transaction(|store| {
             let mut state = self.state;
             let mut before = from.mx_frame;
@@ -220,6 +264,7 @@ impl Capture {
         match recorded {
             Ok(state) => {
                 (self.state, self.captured) = (state, *now);
+                self.unsynced = durable == Durable::Log;
                 Ok(Captured::All)
             }
             Err(Error::Busy(reason)) if reason == BROKEN => Ok(Captured::Broken(from)),
@@ -262,6 +307,9 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
+        if let Err(error) = self.sync_store() {
+            log::warn!(target: "replica", "{}: {error}", self.path.display());
+        }
         self.lock.give_back(&*self.handle.files.index);
     }
 }

@@ -6,7 +6,7 @@ use crate::database::scan;
 use crate::database::store::{Role, State, Store};
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber};
-use crate::position::{DatabaseId, HistoryId, Lsn, Position, TransactionDigest};
+use crate::position::{DatabaseId, HistoryId, Lsn, Nonce, Position, TransactionDigest};
 use crate::wal::read_lock::ReadLock;
 
 /// The id of the primary's database, given when it is served for the first time.
@@ -24,20 +24,23 @@ pub fn identify(host: &dyn Host, store: &dyn Store) -> Result<DatabaseId> {
     }
 }
 
-/// Adds one transaction to the history. `changed` ascends by page and holds no page above
-/// `database_size`. Call within a transaction of the store.
+/// Adds one transaction to the history, by the nonce it was pushed with or, for a local one, by one of
+/// its own. `changed` ascends by page and holds no page above `database_size`. Call within a
+/// transaction of the store.
 pub fn advance(
     host: &dyn Host,
     store: &dyn Store,
     state: &State,
     database_size: u32,
     changed: &[(PageNumber, PageHash)],
+    nonce: Option<Nonce>,
 ) -> Result<State> {
     let digest = TransactionDigest::of(database_size, changed.iter().copied());
-    let position = Position {
-        lsn: state.position.lsn.next(),
-        id: state.position.id.next(host.random()?, digest),
+    let nonce = match nonce {
+        Some(nonce) => nonce,
+        None => Nonce(host.random()?),
     };
+    let position = state.position.next(nonce, digest);
     let mut content = state.content;
     for (number, hash) in changed {
         let old = store.page_hash(*number)?;
@@ -104,7 +107,12 @@ pub fn compare(
         let same = changed.is_empty() && database_size == known.database_size;
         let state = match same {
             true => known,
-            false => advance(host, store, &known, database_size, &changed)?,
+            false => {
+                let state = advance(host, store, &known, database_size, &changed, None)?;
+                // A push may be among what was changed.
+                store.add_gap(state.position.lsn)?;
+                state
+            }
         };
         let state = State { anchor: Some(lock.header().anchor()), ..state };
         store.set_state(&state)?;

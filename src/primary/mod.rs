@@ -6,12 +6,14 @@ pub mod capture;
 mod checkpointer;
 pub mod history;
 mod images;
+pub mod push;
 mod resume;
 mod ring;
 pub mod serve;
 pub mod server;
 pub mod signals;
 pub mod tokens;
+pub mod turns;
 mod worker;
 
 pub use serve::served_page_size;

@@ -79,5 +79,6 @@ pub fn record(
         read_frame(&*handle.files.log, state.page_size, *frame, &mut page)?;
         changed.push((*number, PageHash::of(*number, &page)));
     }
-    history::advance(host, store, state, transaction.database_size, &changed)
+    let (size, nonce) = (transaction.database_size, transaction.nonce);
+    history::advance(host, store, state, size, &changed, nonce)
 }

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 
-use super::batch::Room;
 use super::fetch::Whole;
 use super::follower::Replica;
 use crate::database::host::Spool;
+use crate::database::pages::Room;
 use crate::database::paths;
 use crate::database::scan;
 use crate::error::{Error, Result};

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use crossbeam_channel::bounded;
 
 use super::bases::Bases;
-use super::batch::{Batch, Pages, Room};
+use super::batch::Batch;
+use crate::database::pages::{Pages, Room};
 use crate::error::{Error, Result};
 use crate::page::{PageHash, PageNumber};
 use crate::position::{DatabaseId, Position};
@@ -79,7 +80,7 @@ impl<'a> Conversation<'a> {
             | Response::Diverged(head)
             | Response::Pages { head, .. }
             | Response::Hashes { head, .. } => head.database,
-            Response::OtherDatabase(other) => *other,
+            Response::OtherDatabase(other) | Response::Released(other) => *other,
         };
         match self.database {
             None => self.database = Some(head),
@@ -279,6 +280,7 @@ fn unexpected(response: &Response) -> Error {
         Response::Hashes { .. } => "hashes",
         Response::Diverged(_) => "diverged",
         Response::OtherDatabase(_) => "another database",
+        Response::Released(_) => "released",
     };
     Error::Protocol(format!("'{kind}' does not answer the question"))
 }

@@ -1,11 +1,12 @@
 //! Curing content whose position nobody knows any more: the hashes of all pages are compared with
 //! the remote's, and only the pages that differ travel.
 
-use super::batch::{Batch, Pages};
+use super::batch::Batch;
 use super::enter::{self, Current, Entered};
 use super::fetch::{Conversation, Fetched};
 use super::follower::Replica;
 use crate::database::handle::Handle;
+use crate::database::pages::Pages;
 use crate::database::scan;
 use crate::database::store::State;
 use crate::error::{Error, Result};

@@ -14,11 +14,12 @@
 use super::frame::{Chain, FRAME_HEADER_BYTES, FrameIndex, Salts};
 use super::frames::log_header;
 use super::index::IndexHeader;
-use super::pushed::Nonce;
+use super::pushed::marked_page;
 use super::restart::Exclusive;
 use super::{Lock, LogFile, SharedIndex, hash};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
+use crate::position::Nonce;
 
 /// How much is written at once.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -157,7 +158,7 @@ impl<'a> Writer<'a> {
             buffer: Vec::new(),
         };
         if let (Some(nonce), Some(Ok((first, _)))) = (nonce, pages.peek()) {
-            frames.add(*first, &nonce.page(page_size), false)?;
+            frames.add(*first, &marked_page(nonce, page_size), false)?;
         }
         let mut before = None;
         while let Some(page) = pages.next() {

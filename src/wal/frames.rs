@@ -7,9 +7,10 @@ use super::anchor::Anchor;
 use super::checksum::Checksum;
 use super::frame::{Chain, FRAME_HEADER_BYTES, FrameHeader, FrameIndex, LogHeader};
 use super::index::IndexHeader;
-use super::pushed::{Nonce, NonceReader};
+use super::pushed::NonceReader;
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
+use crate::position::Nonce;
 
 /// How much of the log is read at once.
 const BATCH_BYTES: usize = 256 * 1024;

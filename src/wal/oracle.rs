@@ -8,12 +8,12 @@ use super::frame::{FrameIndex, Salts};
 use super::hash::{find, insert};
 use super::index::{CheckpointInfo, IndexHeader, READ_LOCKS, READ_MARK_NOT_USED};
 use super::memory::{MemoryFile, MemoryIndex};
-use super::pushed::Nonce;
 use super::read_lock::{Keep, ReadLock};
 use super::snapshot::Snapshot;
 use super::{Lock, LogFile, SharedIndex};
 use crate::error::Result;
 use crate::page::{PageNumber, PageSize};
+use crate::position::Nonce;
 
 /// What recovery finds in a log: the header it publishes, and the page of each live frame.
 pub(crate) fn recover(log: &dyn LogFile) -> (IndexHeader, Vec<PageNumber>) {

@@ -17,29 +17,24 @@
 //! from the pushed one.
 
 use crate::page::{PageNumber, PageSize};
+use crate::position::Nonce;
 
 const MARK: [u8; 16] = *b"\xff\xff\xff\xffreplica push";
 
-/// The random number a commit is known by: 128 bits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Nonce(pub [u8; 16]);
+/// The page of the first frame.
+pub(super) fn marked_page(nonce: Nonce, size: PageSize) -> Vec<u8> {
+    let mut page = vec![0; size.bytes()];
+    page[..16].copy_from_slice(&MARK);
+    page[16..32].copy_from_slice(&nonce.0);
+    page
+}
 
-impl Nonce {
-    /// The page of the first frame.
-    pub(super) fn page(self, size: PageSize) -> Vec<u8> {
-        let mut page = vec![0; size.bytes()];
-        page[..16].copy_from_slice(&MARK);
-        page[16..32].copy_from_slice(&self.0);
-        page
-    }
-
-    /// What a page that begins a transaction says.
-    fn of_page(page: &[u8]) -> Option<Self> {
-        let (mark, rest) = page.split_at_checked(16)?;
-        let nonce = rest.get(..16)?;
-        (mark == MARK && rest[16..].iter().all(|byte| *byte == 0))
-            .then(|| nonce.try_into().ok().map(Self))?
-    }
+/// What a page that begins a transaction says.
+fn mark_of(page: &[u8]) -> Option<Nonce> {
+    let (mark, rest) = page.split_at_checked(16)?;
+    let nonce = rest.get(..16)?;
+    (mark == MARK && rest[16..].iter().all(|byte| *byte == 0))
+        .then(|| nonce.try_into().ok().map(Nonce))?
 }
 
 /// Looks at the frames of a transaction as they pass for the nonce of a push.
@@ -54,7 +49,7 @@ impl NonceReader {
     /// The next frame.
     pub(super) fn frame(&mut self, number: PageNumber, page: &[u8]) {
         match self.frames {
-            0 => self.first = Nonce::of_page(page).map(|nonce| (number, nonce)),
+            0 => self.first = mark_of(page).map(|nonce| (number, nonce)),
             1 => self.confirmed = self.first.is_some_and(|(first, _)| first == number),
             _ => {}
         }
@@ -110,12 +105,12 @@ mod tests {
         let size = PageSize::new(512).unwrap();
         let (nonce, other) = (Nonce([1; 16]), [0; 512]);
         let mut reader = NonceReader::default();
-        reader.frame(number(2), &nonce.page(size));
+        reader.frame(number(2), &marked_page(nonce, size));
         assert_eq!(reader.nonce(), None);
         reader.frame(number(3), &other);
         reader.frame(number(2), &other);
         assert_eq!(reader.nonce(), None);
-        let mut changed = nonce.page(size);
+        let mut changed = marked_page(nonce, size);
         changed[40] = 1;
         let mut reader = NonceReader::default();
         reader.frame(number(2), &changed);

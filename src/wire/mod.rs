@@ -1,6 +1,7 @@
 //! What a primary and its replicas say to each other, as bytes. Pure: no network, no clock.
 
 mod delta;
+mod push;
 mod records;
 mod request;
 mod response;
@@ -14,6 +15,7 @@ mod tests;
 use bytes::Bytes;
 
 pub use self::delta::Delta;
+pub use self::push::{Change, PushReader, PushRequest, PushResponse, PushWriter, PushedPage};
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::{DatabaseId, Position};
@@ -112,7 +114,56 @@ pub struct PagesRequest {
     pub pages: Vec<PageNumber>,
 }
 
-/// A request of a replica.
+/// The random number a lease is known by: only whoever drew it can use it or give it back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LeaseId(pub [u8; 16]);
+
+/// Asks to be the only writer for a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Its name, drawn by the asker.
+    pub id: LeaseId,
+    /// How long the asker is willing to wait for its turn.
+    pub wait_milliseconds: u32,
+}
+
+/// Asks, at the start of a write, for what changed since a position; answered as a pull is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BeginRequest {
+    /// The database that is to be written to.
+    pub database: DatabaseId,
+    /// What the asker holds.
+    pub at: Position,
+    /// The asker has the pages as they were at `at`: deltas do.
+    pub deltas: bool,
+    /// Nobody else is to write until the asker has pushed, or given up. The answer is of a moment
+    /// at which the lease was granted.
+    pub lease: Option<Lease>,
+}
+
+impl BeginRequest {
+    /// The pull that it is besides.
+    pub fn pull(&self) -> PullRequest {
+        PullRequest {
+            database: Some(self.database),
+            since: Some(self.at),
+            after: None,
+            deltas: self.deltas,
+        }
+    }
+}
+
+/// Gives a lease back that was not used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReleaseRequest {
+    /// The database.
+    pub database: DatabaseId,
+    /// The lease.
+    pub lease: LeaseId,
+}
+
+/// A request of a replica that fits in one message. (A push may be of any length:
+/// [`PushRequest`].)
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
     /// `POST {url}/v1/pull`
@@ -121,6 +172,10 @@ pub enum Request {
     Hashes(HashesRequest),
     /// `POST {url}/v1/pages`
     Pages(PagesRequest),
+    /// `POST {url}/v1/begin`
+    Begin(BeginRequest),
+    /// `POST {url}/v1/release`
+    Release(ReleaseRequest),
 }
 
 /// The answer of a primary.
@@ -152,4 +207,6 @@ pub enum Response {
     Diverged(Head),
     /// The asker follows another database.
     OtherDatabase(DatabaseId),
+    /// The lease is given back, or was no more.
+    Released(DatabaseId),
 }

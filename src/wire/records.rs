@@ -1,11 +1,12 @@
-//! The records of an answer that carries pages or hashes: one zstd frame (level 1, window at most
+//! The records of a message that carries pages or hashes: one zstd frame (level 1, window at most
 //! 8 MiB), inside it:
 //!
 //! ```text
 //! size  field
 //!    4  page number
-//!    1  record kind: 0 = full page, 1 = delta, 2 = page hash
-//!    n  content: the page (n = page size), a delta (delta.rs), or the page's hash (n = 16)
+//!    1  record kind: 0 = full page, 1 = delta, 2 = page hash, 3 = full page that replaces another
+//!    n  content: the page (n = page size), a delta (delta.rs), the page's hash (n = 16), or the
+//!       hash of the page before (16) and then the page
 //! …  and at the end
 //!    4  0
 //!    1  255
@@ -19,7 +20,7 @@ use zstd::stream::read::Decoder;
 use zstd::stream::write::Encoder;
 
 use super::delta::{DELTA_HEAD, Delta};
-use super::stream::{Reader, Writer, broken, refused};
+use super::stream::{Reader, broken, refused};
 use crate::error::{Error, Result};
 use crate::page::{PageHash, PageNumber};
 
@@ -34,11 +35,12 @@ pub(super) enum Kind {
     Page = 0,
     Delta = 1,
     Hash = 2,
+    Replacement = 3,
 }
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Kind::Page, Kind::Delta, Kind::Hash]
+        [Kind::Page, Kind::Delta, Kind::Hash, Kind::Replacement]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -47,14 +49,14 @@ impl Kind {
 const END: u8 = 255;
 
 /// Writes records behind what a message holds so far.
-pub(super) struct RecordWriter {
-    encoder: Encoder<'static, Vec<u8>>,
+pub(super) struct RecordWriter<W: Write> {
+    encoder: Encoder<'static, W>,
     count: u32,
 }
 
-impl RecordWriter {
-    pub(super) fn start(message: Writer) -> Result<Self> {
-        let encoder = Encoder::new(message.into_bytes(), LEVEL).map_err(compressing)?;
+impl<W: Write> RecordWriter<W> {
+    pub(super) fn start(message: W) -> Result<Self> {
+        let encoder = Encoder::new(message, LEVEL).map_err(compressing)?;
         Ok(Self { encoder, count: 0 })
     }
 
@@ -75,13 +77,23 @@ impl RecordWriter {
         self.encoder.write_all(&delta.bytes).map_err(compressing)
     }
 
-    pub(super) fn finish(mut self, next: Option<PageNumber>) -> Result<Writer> {
+    pub(super) fn put_replacement(
+        &mut self,
+        number: PageNumber,
+        old: PageHash,
+        page: &[u8],
+    ) -> Result<()> {
+        self.put(number, Kind::Replacement, old.as_bytes())?;
+        self.encoder.write_all(page).map_err(compressing)
+    }
+
+    pub(super) fn finish(mut self, next: Option<PageNumber>) -> Result<W> {
         self.head(0, END)?;
         let mut end = [0; 8];
         end[..4].copy_from_slice(&self.count.to_le_bytes());
         end[4..].copy_from_slice(&next.map_or(0, PageNumber::get).to_le_bytes());
         self.encoder.write_all(&end).map_err(compressing)?;
-        Ok(Writer::resume(self.encoder.finish().map_err(compressing)?))
+        self.encoder.finish().map_err(compressing)
     }
 
     fn head(&mut self, number: u32, kind: u8) -> Result<()> {
@@ -92,7 +104,7 @@ impl RecordWriter {
     }
 }
 
-fn compressing(error: std::io::Error) -> Error {
+pub(super) fn compressing(error: std::io::Error) -> Error {
     Error::Internal(format!("compress: {error}"))
 }
 

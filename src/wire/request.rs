@@ -4,21 +4,29 @@
 //!
 //! ```text
 //! size  field
-//!    1  flags: 1 = a database id follows, 2 = a position follows (pull only),
-//!       4 = page deltas do (pull only, with a position), others 0
+//!    1  flags: 1 = a database id follows, 2 = a position follows (pull, begin),
+//!       4 = page deltas do (pull, begin; with a position), 8 = a lease is asked for (begin) or
+//!       given back (release), others 0
 //!   16  database id, if flagged
 //!   24  position, if flagged: lsn 8, history id 16
+//!   20  lease, if flagged: id 16, how long to wait for it in milliseconds 4 (0 in a release)
 //! pull (kind 0x01), hashes (kind 0x02):
 //!    4  continue after this page; 0 = from the start
 //! pages (kind 0x03):
 //!    4  count, at most 4,096
 //!  4×n  page numbers, ascending
+//! begin (kind 0x04), release (kind 0x06):
+//!    nothing more
+//! push (kind 0x05): push.rs
 //! ```
 
 use std::io::Read;
 
 use super::stream::{Reader, Writer, refused};
-use super::{ASK_PAGES, HashesRequest, PagesRequest, PullRequest, Request};
+use super::{
+    ASK_PAGES, BeginRequest, HashesRequest, Lease, LeaseId, PagesRequest, PullRequest,
+    ReleaseRequest, Request,
+};
 use crate::error::Result;
 use crate::page::PageNumber;
 use crate::position::{DatabaseId, Position};
@@ -26,30 +34,44 @@ use crate::position::{DatabaseId, Position};
 const PULL: u8 = 0x01;
 const HASHES: u8 = 0x02;
 const PAGES: u8 = 0x03;
+const BEGIN: u8 = 0x04;
+const RELEASE: u8 = 0x06;
 
 const HAS_DATABASE: u8 = 1;
 const HAS_POSITION: u8 = 2;
 const TAKES_DELTAS: u8 = 4;
+const HAS_LEASE: u8 = 8;
 
 impl Request {
     /// The request as it is sent.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Request::Pull(pull) => {
-                let mut writer = start(PULL, pull.database, pull.since, pull.deltas);
+                let mut writer = start(PULL, pull.database, pull.since, pull.deltas, None);
                 writer.page(pull.after);
                 writer.finish()
             }
             Request::Hashes(hashes) => {
-                let mut writer = start(HASHES, hashes.database, None, false);
+                let mut writer = start(HASHES, hashes.database, None, false, None);
                 writer.page(hashes.after);
                 writer.finish()
             }
             Request::Pages(pages) => {
-                let mut writer = start(PAGES, pages.database, None, false);
+                let mut writer = start(PAGES, pages.database, None, false, None);
                 writer.u32(pages.pages.len() as u32);
                 pages.pages.iter().for_each(|page| writer.page(Some(*page)));
                 writer.finish()
+            }
+            Request::Begin(begin) => {
+                let (database, at) = (Some(begin.database), Some(begin.at));
+                start(BEGIN, database, at, begin.deltas, begin.lease).finish()
+            }
+            Request::Release(release) => {
+                let lease = Lease {
+                    id: release.lease,
+                    wait_milliseconds: 0,
+                };
+                start(RELEASE, Some(release.database), None, false, Some(lease)).finish()
             }
         }
     }
@@ -61,6 +83,8 @@ impl Request {
             PULL => Request::Pull(pull(&mut reader)?),
             HASHES => Request::Hashes(hashes(&mut reader)?),
             PAGES => Request::Pages(pages(&mut reader)?),
+            BEGIN => Request::Begin(begin(&mut reader)?),
+            RELEASE => Request::Release(release(&mut reader)?),
             kind => return Err(refused(format!("{kind:#04x} is not a kind of request"))),
         };
         reader.finish()?;
@@ -73,6 +97,8 @@ impl Request {
             Request::Pull(_) => "pull",
             Request::Hashes(_) => "hashes",
             Request::Pages(_) => "pages",
+            Request::Begin(_) => "begin",
+            Request::Release(_) => "release",
         }
     }
 
@@ -82,11 +108,28 @@ impl Request {
             Request::Pull(pull) => pull.database,
             Request::Hashes(hashes) => hashes.database,
             Request::Pages(pages) => pages.database,
+            Request::Begin(begin) => Some(begin.database),
+            Request::Release(release) => Some(release.database),
+        }
+    }
+
+    /// What it asks for as a pull does, if it does.
+    pub fn pulled(&self) -> Option<PullRequest> {
+        match self {
+            Request::Pull(pull) => Some(*pull),
+            Request::Begin(begin) => Some(begin.pull()),
+            _ => None,
         }
     }
 }
 
-fn start(kind: u8, database: Option<DatabaseId>, since: Option<Position>, deltas: bool) -> Writer {
+fn start(
+    kind: u8,
+    database: Option<DatabaseId>,
+    since: Option<Position>,
+    deltas: bool,
+    lease: Option<Lease>,
+) -> Writer {
     let mut writer = Writer::start(kind);
     let mut flags = 0;
     if database.is_some() {
@@ -98,12 +141,19 @@ fn start(kind: u8, database: Option<DatabaseId>, since: Option<Position>, deltas
     if deltas {
         flags |= TAKES_DELTAS;
     }
+    if lease.is_some() {
+        flags |= HAS_LEASE;
+    }
     writer.u8(flags);
     if let Some(database) = database {
         writer.bytes(&database.0);
     }
     if let Some(since) = since {
         writer.position(since);
+    }
+    if let Some(lease) = lease {
+        writer.bytes(&lease.id.0);
+        writer.u32(lease.wait_milliseconds);
     }
     writer
 }
@@ -125,6 +175,45 @@ fn pull(reader: &mut Reader<'_>) -> Result<PullRequest> {
         after: reader.page()?,
         deltas,
     })
+}
+
+fn begin(reader: &mut Reader<'_>) -> Result<BeginRequest> {
+    let known = HAS_DATABASE | HAS_POSITION | TAKES_DELTAS | HAS_LEASE;
+    let flags = flags(reader, known)?;
+    let Some(database) = database(reader, flags)? else {
+        return Err(refused("a write on no database"));
+    };
+    if flags & HAS_POSITION == 0 {
+        return Err(refused("a write on no position"));
+    }
+    Ok(BeginRequest {
+        database,
+        at: reader.position()?,
+        deltas: flags & TAKES_DELTAS != 0,
+        lease: lease(reader, flags)?,
+    })
+}
+
+fn release(reader: &mut Reader<'_>) -> Result<ReleaseRequest> {
+    let flags = flags(reader, HAS_DATABASE | HAS_LEASE)?;
+    let database = database(reader, flags)?;
+    match (database, lease(reader, flags)?) {
+        (Some(database), Some(lease)) => Ok(ReleaseRequest {
+            database,
+            lease: lease.id,
+        }),
+        _ => Err(refused("a release of nothing")),
+    }
+}
+
+fn lease(reader: &mut Reader<'_>, flags: u8) -> Result<Option<Lease>> {
+    match flags & HAS_LEASE {
+        0 => Ok(None),
+        _ => Ok(Some(Lease {
+            id: LeaseId(reader.array()?),
+            wait_milliseconds: reader.u32()?,
+        })),
+    }
 }
 
 fn hashes(reader: &mut Reader<'_>) -> Result<HashesRequest> {

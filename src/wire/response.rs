@@ -7,8 +7,10 @@
 //!    head
 //! pages (kind 0x82), hashes (kind 0x83):
 //!    head, then the records (records.rs)
-//! other database (kind 0x85):
+//! other database (kind 0x85), released (kind 0x89):
 //!    16  the database served
+//! accepted (kind 0x86), conflict (kind 0x87), unknown (kind 0x88):
+//!    answers of a push (push.rs)
 //!
 //! head, 64 bytes:
 //!    16  database id
@@ -30,15 +32,17 @@ use super::stream::{Reader, Writer, refused};
 use super::{Head, PART_HASHES, Page, PageData, Request, Response, part_pages};
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
+use crate::position::DatabaseId;
 
 const UP_TO_DATE: u8 = 0x81;
 const PAGES: u8 = 0x82;
 const HASHES: u8 = 0x83;
-const DIVERGED: u8 = 0x84;
-const OTHER_DATABASE: u8 = 0x85;
+pub(super) const DIVERGED: u8 = 0x84;
+pub(super) const OTHER_DATABASE: u8 = 0x85;
+const RELEASED: u8 = 0x89;
 
 /// The most pages a database can have (SQLite file format, section 1.3.7).
-const LARGEST_DATABASE: u32 = 0xffff_fffe;
+pub(super) const LARGEST_DATABASE: u32 = 0xffff_fffe;
 
 impl Response {
     /// The answer as it is sent.
@@ -51,19 +55,24 @@ impl Response {
                 writer.bytes(&database.0);
                 Ok(writer.finish())
             }
+            Response::Released(database) => {
+                let mut writer = Writer::start(RELEASED);
+                writer.bytes(&database.0);
+                Ok(writer.finish())
+            }
             Response::Pages { head, pages, next } => {
-                let mut records = RecordWriter::start(start(PAGES, head))?;
+                let mut records = RecordWriter::start(start(PAGES, head).into_bytes())?;
                 for page in pages {
                     put_page(&mut records, head, page)?;
                 }
-                Ok(records.finish(*next)?.finish())
+                Ok(Writer::resume(records.finish(*next)?).finish())
             }
             Response::Hashes { head, hashes, next } => {
-                let mut records = RecordWriter::start(start(HASHES, head))?;
+                let mut records = RecordWriter::start(start(HASHES, head).into_bytes())?;
                 for (number, hash) in hashes {
                     records.put(*number, Kind::Hash, hash.as_bytes())?;
                 }
-                Ok(records.finish(*next)?.finish())
+                Ok(Writer::resume(records.finish(*next)?).finish())
             }
         }
     }
@@ -77,12 +86,13 @@ impl Response {
             HASHES => hashes(reader, asked),
             DIVERGED => diverged(reader, asked),
             OTHER_DATABASE => other_database(reader, asked),
+            RELEASED => released(reader, asked),
             kind => Err(refused(format!("{kind:#04x} is not a kind of answer"))),
         }
     }
 }
 
-fn put_page(records: &mut RecordWriter, head: &Head, page: &Page) -> Result<()> {
+fn put_page(records: &mut RecordWriter<Vec<u8>>, head: &Head, page: &Page) -> Result<()> {
     match &page.data {
         PageData::Full(data) if data.len() == head.page_size.bytes() => {
             records.put(page.number, Kind::Page, data)
@@ -95,7 +105,7 @@ fn put_page(records: &mut RecordWriter, head: &Head, page: &Page) -> Result<()> 
     }
 }
 
-fn start(kind: u8, head: &Head) -> Writer {
+pub(super) fn start(kind: u8, head: &Head) -> Writer {
     let mut writer = Writer::start(kind);
     writer.bytes(&head.database.0);
     writer.position(head.position);
@@ -105,12 +115,9 @@ fn start(kind: u8, head: &Head) -> Writer {
     writer
 }
 
-fn head(reader: &mut Reader<'_>, asked: &Request) -> Result<Head> {
+pub(super) fn head(reader: &mut Reader<'_>, followed: Option<DatabaseId>) -> Result<Head> {
     let database = reader.database()?;
-    if asked
-        .database()
-        .is_some_and(|followed| followed != database)
-    {
+    if followed.is_some_and(|followed| followed != database) {
         return Err(refused(format!("the head of database {database}")));
     }
     let position = reader.position()?;
@@ -131,9 +138,9 @@ fn head(reader: &mut Reader<'_>, asked: &Request) -> Result<Head> {
 }
 
 fn up_to_date(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
-    let head = head(&mut reader, asked)?;
-    match asked {
-        Request::Pull(pull) if pull.since == Some(head.position) => {}
+    let head = head(&mut reader, asked.database())?;
+    match asked.pulled() {
+        Some(pull) if pull.since == Some(head.position) => {}
         _ => return Err(unasked("up to date")),
     }
     reader.finish()?;
@@ -141,9 +148,9 @@ fn up_to_date(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
 }
 
 fn diverged(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
-    let head = head(&mut reader, asked)?;
-    match asked {
-        Request::Pull(pull) if pull.since.is_some_and(|since| since != head.position) => {}
+    let head = head(&mut reader, asked.database())?;
+    match asked.pulled() {
+        Some(pull) if pull.since.is_some_and(|since| since != head.position) => {}
         _ => return Err(unasked("diverged")),
     }
     reader.finish()?;
@@ -159,22 +166,33 @@ fn other_database(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
     Ok(Response::OtherDatabase(database))
 }
 
+fn released(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
+    let database = reader.database()?;
+    match asked {
+        Request::Release(release) if release.database == database => {}
+        _ => return Err(unasked("released")),
+    }
+    reader.finish()?;
+    Ok(Response::Released(database))
+}
+
 fn pages(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
-    let head = head(&mut reader, asked)?;
-    let after = match asked {
-        Request::Pull(pull)
+    let head = head(&mut reader, asked.database())?;
+    let pull = asked.pulled();
+    let after = match (&pull, asked) {
+        (Some(pull), _)
             if pull
                 .since
                 .is_some_and(|since| since.lsn > head.position.lsn) =>
         {
             return Err(refused(format!("pages of the past: {}", head.position)));
         }
-        Request::Pull(pull) => pull.after.map_or(0, PageNumber::get),
-        Request::Pages(asked) => asked.pages.first().map_or(0, |first| first.get() - 1),
-        Request::Hashes(_) => return Err(unasked("pages")),
+        (Some(pull), _) => pull.after.map_or(0, PageNumber::get),
+        (None, Request::Pages(asked)) => asked.pages.first().map_or(0, |first| first.get() - 1),
+        _ => return Err(unasked("pages")),
     };
-    let kinds: &[Kind] = match asked {
-        Request::Pull(pull) if pull.deltas => &[Kind::Page, Kind::Delta],
+    let kinds: &[Kind] = match pull {
+        Some(pull) if pull.deltas => &[Kind::Page, Kind::Delta],
         _ => &[Kind::Page],
     };
     let limits = limits(&head, kinds, after, part_pages(head.page_size));
@@ -211,7 +229,7 @@ fn pages(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
 }
 
 fn hashes(mut reader: Reader<'_>, asked: &Request) -> Result<Response> {
-    let head = head(&mut reader, asked)?;
+    let head = head(&mut reader, asked.database())?;
     let Request::Hashes(asked) = asked else {
         return Err(unasked("hashes"));
     };

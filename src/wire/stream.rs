@@ -6,8 +6,8 @@
 //! offset  size  field
 //!      0     4  magic "sqrp"
 //!      4     2  version: 1
-//!      6     1  kind: 0x01..=0x03 requests, 0x81..=0x85 answers
-//!      7     …  what the kind says (request.rs, response.rs)
+//!      6     1  kind: 0x01..=0x06 requests, 0x81..=0x89 answers
+//!      7     …  what the kind says (request.rs, response.rs, push.rs)
 //!    end    16  the first 16 bytes of BLAKE3 over everything before, as it travelled
 //! ```
 //!
@@ -15,7 +15,7 @@
 //! the very bytes that were sent is what was meant. It guards against accidents; whoever can
 //! change the bytes on their way can also compute it.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use super::BODY_BYTES;
 use crate::error::{Error, Result};
@@ -93,10 +93,15 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Starts a message; gives its kind.
     pub(super) fn start(source: &'a mut dyn Read) -> Result<(Self, u8)> {
+        Self::start_long(source, BODY_BYTES)
+    }
+
+    /// Starts a message that may have `most` bytes before its trailer; gives its kind.
+    pub(super) fn start_long(source: &'a mut dyn Read, most: u64) -> Result<(Self, u8)> {
         let mut reader = Self {
             source: BufReader::with_capacity(64 << 10, source),
             hasher: blake3::Hasher::new(),
-            left: BODY_BYTES,
+            left: most,
         };
         if reader.array()? != MAGIC {
             return Err(refused("it does not speak this protocol"));
@@ -159,6 +164,43 @@ impl<'a> Reader<'a> {
             Some(Ok(_)) => Err(refused("it goes on behind its end")),
             Some(Err(error)) => Err(broken(error)),
         }
+    }
+}
+
+/// A message that is written piece by piece to wherever it goes.
+pub(super) struct HashingWriter<W> {
+    sink: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> HashingWriter<W> {
+    /// Begins with what a writer holds.
+    pub(super) fn start(sink: W, message: Writer) -> io::Result<Self> {
+        let mut writer = Self {
+            sink,
+            hasher: blake3::Hasher::new(),
+        };
+        writer.write_all(&message.into_bytes())?;
+        Ok(writer)
+    }
+
+    /// Ends the message with its trailer.
+    pub(super) fn finish(mut self) -> io::Result<W> {
+        let hash = self.hasher.finalize();
+        self.sink.write_all(&hash.as_bytes()[..TRAILER])?;
+        Ok(self.sink)
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.sink.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
     }
 }
 

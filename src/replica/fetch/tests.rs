@@ -3,9 +3,9 @@
 use parking_lot::Mutex;
 
 use super::*;
+use crate::database::pages::tests::MemoryRoom;
 use crate::page::{ContentDigest, PageSize};
 use crate::position::{HistoryId, Lsn};
-use crate::replica::batch::tests::MemoryRoom;
 use crate::wire::{Delta, PageData};
 
 /// A remote that gives prepared answers and writes down what it was asked.
