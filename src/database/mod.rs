@@ -1,5 +1,6 @@
 //! What both roles stand on: the host's files, the state store, the settings.
 
+pub mod body;
 pub mod clock;
 pub mod connection;
 pub mod handle;

@@ -12,8 +12,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
 use super::checkpointer::Checkpointer;
-use super::ring::Ring;
 use super::push::{PATIENCE, Pusher};
+use super::ring::Ring;
 use super::server::Service;
 use super::turns::{Turn, Turns};
 use crate::database::handle::Handle;
@@ -27,8 +27,8 @@ use crate::position::{DatabaseId, Lsn};
 use crate::wal::read_lock::ReadLock;
 use crate::wal::snapshot::Snapshot;
 use crate::wire::{
-    BeginRequest, Delta, HashesRequest, Head, PART_BYTES, PART_HASHES, Page, PageData, PagesRequest, PullRequest,
-    PushReader, PushResponse, ReleaseRequest, Request, Response,
+    BeginRequest, Delta, HashesRequest, Head, PART_BYTES, PART_HASHES, Page, PageData,
+    PagesRequest, PullRequest, PushReader, PushResponse, ReleaseRequest, Request, Response,
 };
 
 /// Idle readers kept for the next request.

@@ -204,7 +204,7 @@ fn past(store: &dyn Store, push: &PushRequest, head: Head) -> Result<PushRespons
             ..head
         }));
     }
-    match push.sent_before && store.is_gap(push.target().lsn)? {
+    match store.is_gap(target.lsn)? {
         true => Ok(PushResponse::Unknown(head)),
         false => Ok(PushResponse::Conflict(head)),
     }

@@ -4,6 +4,7 @@
 pub mod address;
 pub mod admission;
 mod answers;
+mod arrival;
 mod connection;
 #[cfg(test)]
 mod fake;
@@ -14,7 +15,7 @@ mod routes;
 mod tests;
 pub mod tls;
 
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
@@ -30,8 +31,10 @@ use self::admission::Gate;
 use self::places::Places;
 use self::routes::Shared;
 use self::tls::Tls;
+use super::turns::{Turn, Turns};
+use crate::database::host::Spool;
 use crate::error::{Error, Result};
-use crate::wire::{Head, Request, Response};
+use crate::wire::{Head, PushResponse, Request, Response};
 
 /// Open connections, unless the options say otherwise: half the descriptors that a process
 /// usually may have. They are not all ours to use up.
@@ -54,8 +57,14 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// A database that is served.
 pub trait Service: Send + Sync + 'static {
-    /// Answers one request. May block.
-    fn answer(&self, request: Request) -> Result<Response>;
+    /// Answers one request. May block. A turn comes with requests for a lease.
+    fn answer(&self, request: Request, turn: Option<Turn>) -> Result<Response>;
+    /// Takes a push in its turn. May block.
+    fn push(&self, push: &mut dyn Read, turn: Turn) -> Result<PushResponse>;
+    /// Whose turn it is to write.
+    fn turns(&self) -> Arc<Turns>;
+    /// Room for a push that is too long for memory: a file that is gone when it is dropped.
+    fn scratch(&self) -> Result<Box<dyn Spool>>;
     /// The newest durable state. May block.
     fn head(&self) -> Result<Head>;
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! push (kind 0x05):
-//!    1  flags: 1 = a lease follows, 2 = it was sent before, others 0
+//!    1  flags: 1 = a lease follows, others 0
 //!   16  database id
 //!   24  base, the position the transaction was computed from: lsn 8, history id 16
 //!   16  nonce of the commit
@@ -43,7 +43,6 @@ const CONFLICT: u8 = 0x87;
 const UNKNOWN: u8 = 0x88;
 
 const HAS_LEASE: u8 = 1;
-const SENT_BEFORE: u8 = 2;
 
 /// The longest push, in bytes: more than any page cache of a writer holds.
 const LONGEST: u64 = 64 << 30;
@@ -59,8 +58,6 @@ pub struct PushRequest {
     pub nonce: Nonce,
     /// The lease under which it is pushed.
     pub lease: Option<LeaseId>,
-    /// Whether it was sent before, without a known outcome.
-    pub sent_before: bool,
     /// Page size in bytes.
     pub page_size: PageSize,
     /// Database size in pages after the transaction.
@@ -123,9 +120,7 @@ impl<W: Write> PushWriter<W> {
     /// Begins a push.
     pub fn start(push: &PushRequest, sink: W) -> Result<Self> {
         let mut writer = Writer::start(PUSH);
-        let lease = if push.lease.is_some() { HAS_LEASE } else { 0 };
-        let before = if push.sent_before { SENT_BEFORE } else { 0 };
-        writer.u8(lease | before);
+        writer.u8(if push.lease.is_some() { HAS_LEASE } else { 0 });
         writer.bytes(&push.database.0);
         writer.position(push.base);
         writer.bytes(&push.nonce.0);
@@ -221,7 +216,7 @@ impl<'a> PushReader<'a> {
 
 fn request(reader: &mut Reader<'_>) -> Result<PushRequest> {
     let flags = reader.u8()?;
-    if flags & !(HAS_LEASE | SENT_BEFORE) != 0 {
+    if flags & !HAS_LEASE != 0 {
         return Err(refused(format!("flags {flags:#04x}")));
     }
     let database = reader.database()?;
@@ -242,7 +237,6 @@ fn request(reader: &mut Reader<'_>) -> Result<PushRequest> {
         base,
         nonce,
         lease,
-        sent_before: flags & SENT_BEFORE != 0,
         page_size,
         database_size,
         content: ContentDigest::from_bytes(reader.array()?),
@@ -315,7 +309,6 @@ mod tests {
             base: position(7),
             nonce: Nonce([3; 16]),
             lease,
-            sent_before: lease.is_none(),
             page_size: PageSize::new(512).unwrap(),
             database_size: 4,
             content: ContentDigest::from_bytes([9; 16]),

@@ -160,7 +160,7 @@ async fn decide(
 /// The scope a request needs.
 fn needed(asked: &Asked) -> Scope {
     match asked.request.as_deref() {
-        Some("begin" | "push") => Scope::Write,
+        Some("begin" | "push" | "release") => Scope::Write,
         _ => Scope::Read,
     }
 }

@@ -1,16 +1,20 @@
 //! Databases that are none, for tests.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::super::turns::{Turn, Turns};
 use super::admission::{Admission, Gate, NOT_KNOWN};
 use super::{Database, REQUESTS_PER_SECOND, Service};
+use crate::database::host::Spool;
 use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::{DatabaseId, HistoryId, Lsn, Position};
-use crate::wire::{Head, Page, PageData, Request, Response};
+use crate::wal::memory::MemoryFile;
+use crate::wire::{Head, Page, PageData, PushReader, PushResponse, Request, Response};
 
 /// A database of 300 pages that are all alike.
 pub(super) struct Fake {
@@ -42,9 +46,11 @@ pub(super) fn page(number: u32) -> Page {
 }
 
 impl Service for Fake {
-    fn answer(&self, request: Request) -> Result<Response> {
+    fn answer(&self, request: Request, _: Option<Turn>) -> Result<Response> {
         thread::sleep(self.delay);
         match request {
+            Request::Begin(_) => Ok(Response::UpToDate(head())),
+            Request::Release(release) => Ok(Response::Released(release.database)),
             Request::Pull(pull) if pull.since == Some(head().position) => {
                 Ok(Response::UpToDate(head()))
             }
@@ -82,6 +88,21 @@ impl Service for Fake {
         }
     }
 
+    fn push(&self, push: &mut dyn Read, _: Turn) -> Result<PushResponse> {
+        let mut reader = PushReader::start(push)?;
+        while reader.next()?.is_some() {}
+        reader.finish()?;
+        Ok(PushResponse::Conflict(head()))
+    }
+
+    fn turns(&self) -> Arc<Turns> {
+        Turns::new()
+    }
+
+    fn scratch(&self) -> Result<Box<dyn Spool>> {
+        Ok(Box::new(MemoryFile::default()))
+    }
+
     fn head(&self) -> Result<Head> {
         Ok(head())
     }
@@ -91,7 +112,19 @@ impl Service for Fake {
 pub(super) struct Failing(pub(super) fn() -> Error);
 
 impl Service for Failing {
-    fn answer(&self, _: Request) -> Result<Response> {
+    fn answer(&self, _: Request, _: Option<Turn>) -> Result<Response> {
+        Err((self.0)())
+    }
+
+    fn push(&self, _: &mut dyn Read, _: Turn) -> Result<PushResponse> {
+        Err((self.0)())
+    }
+
+    fn turns(&self) -> Arc<Turns> {
+        Turns::new()
+    }
+
+    fn scratch(&self) -> Result<Box<dyn Spool>> {
         Err((self.0)())
     }
 

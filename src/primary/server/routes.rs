@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{self, Body, Bytes, HttpBody};
+use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
@@ -15,21 +15,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use parking_lot::RwLock;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
+use super::super::turns::Turn;
 use super::admission::{self, Asked, Gate};
 use super::answers::{Answers, Held};
+use super::arrival;
 use super::places::Visit;
 use super::rate::Rate;
 use super::{Database, REQUESTS_PER_SECOND, Service};
 use crate::error::{Error, Result};
-use crate::wire::Request;
+use crate::wire::{Lease, PushReader, Request};
 
-/// The longest request body.
-const REQUEST_BYTES: usize = 1 << 20;
-
-/// How long a request's body may take to arrive.
-const ARRIVING: Duration = Duration::from_secs(30);
+/// How long anybody waits for a turn to write.
+const LONGEST_TURN: Duration = Duration::from_secs(30);
 
 /// Answers up to this size give up their place before they are sent.
 const SMALL: usize = 64 << 10;
@@ -106,7 +104,7 @@ impl Shared {
 /// A status, and a sentence for whoever reads it.
 pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
-type Answer<T> = std::result::Result<T, Refusal>;
+pub(super) type Answer<T> = std::result::Result<T, Refusal>;
 
 impl Refusal {
     fn not_found(sentence: &str) -> Self {
@@ -211,61 +209,72 @@ async fn request(
 ) -> Answer<Response> {
     // Asked again when all is there: meanwhile it may be served no longer.
     service(&asked)?;
-    let known = |name: &String| ["pull", "hashes", "pages"].contains(&name.as_str());
-    let Some(name) = asked.request.clone().filter(known) else {
+    let Some(name) = asked.request.clone().filter(is_known) else {
         return Err(no_such_path());
     };
-    let body = arrived(body).await?;
+    if name == "push" {
+        return push(shared, asked, visit, body).await;
+    }
+    let body = arrival::short(body).await?;
     let _busy = visit.busy();
+    let request = Request::decode(&mut &body[..])?;
+    if request.name() != name {
+        let sentence = format!("a '{}' request at '{name}'", request.name());
+        return Err(Error::Protocol(sentence).into());
+    }
+    let turn = match &request {
+        Request::Begin(begin) => turn(&asked, begin.lease).await?,
+        _ => None,
+    };
     let place = shared.answers.wait(asked.key).await;
     let place = place.ok_or_else(Refusal::busy)?;
-    answer(place, service(&asked)?, name, body).await
+    let service = service(&asked)?;
+    let answer = move || service.answer(request, turn)?.encode();
+    Ok(answered(blocking(answer).await?, place))
 }
 
-async fn answer(
-    place: Held,
-    service: Arc<dyn Service>,
-    name: String,
-    body: Bytes,
+fn is_known(name: &String) -> bool {
+    ["pull", "hashes", "pages", "begin", "push", "release"].contains(&name.as_str())
+}
+
+/// The turn of whoever asks for a lease.
+async fn turn(asked: &Asked, lease: Option<Lease>) -> Answer<Option<Turn>> {
+    let Some(lease) = lease else { return Ok(None) };
+    let most = Duration::from_millis(lease.wait_milliseconds.into()).min(LONGEST_TURN);
+    let turns = service(asked)?.turns();
+    match turns.wait(Some(lease.id), most).await {
+        Some(turn) => Ok(Some(turn)),
+        None => Err(Refusal::busy()),
+    }
+}
+
+async fn push(
+    shared: Arc<Shared>,
+    asked: Asked,
+    visit: Arc<Visit>,
+    body: Body,
 ) -> Answer<Response> {
-    let bytes = blocking(move || {
-        let request = Request::decode(&mut &body[..])?;
-        if request.name() != name {
-            return Err(Error::Protocol(format!(
-                "a '{}' request at '{name}'",
-                request.name()
-            )));
-        }
-        service.answer(request)?.encode()
-    })
-    .await?;
-    Ok((
-        [(header::CONTENT_TYPE, "application/octet-stream")],
-        sending(bytes, place),
-    )
-        .into_response())
+    let room = service(&asked)?;
+    let body = arrival::long(body, move || room.scratch()).await?;
+    let _busy = visit.busy();
+    let lease = PushReader::start(&mut body.reader())?.request().lease;
+    let turns = service(&asked)?.turns();
+    let turn = turns.wait(lease, LONGEST_TURN).await;
+    let turn = turn.ok_or_else(Refusal::busy)?;
+    let place = shared.answers.wait(asked.key).await;
+    let place = place.ok_or_else(Refusal::busy)?;
+    let service = service(&asked)?;
+    let answer = move || Ok(service.push(&mut body.reader(), turn)?.encode());
+    Ok(answered(blocking(answer).await?, place))
 }
 
-async fn arrived(body: Body) -> Answer<Bytes> {
-    let too_long = || {
-        let sentence = format!("the request is cut off, or longer than {REQUEST_BYTES} bytes");
-        Refusal(StatusCode::PAYLOAD_TOO_LARGE, sentence)
-    };
-    if body.size_hint().lower() > REQUEST_BYTES as u64 {
-        return Err(too_long());
-    }
-    match timeout(ARRIVING, body::to_bytes(body, REQUEST_BYTES)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(too_long()),
-        Err(_) => {
-            let sentence = "the request took too long to arrive".to_owned();
-            Err(Refusal(StatusCode::REQUEST_TIMEOUT, sentence))
-        }
-    }
+fn answered(bytes: Vec<u8>, place: Held) -> Response {
+    let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
+    (kind, sending(bytes, place)).into_response()
 }
 
 /// Runs what may block where that is allowed. A panic there is an error here.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     spawn_blocking(work)
