@@ -101,6 +101,16 @@ pub enum Error {
     /// A write on a database that takes none here.
     #[error("{0}")]
     ReadOnly(String),
+    /// Another transaction came first, or this one could not be sent: it is rolled back and may be run
+    /// again.
+    #[error("{0}")]
+    Conflict(String),
+    /// Whether a transaction was committed is not known.
+    #[error("{0}")]
+    Unknown(String),
+    /// What was asked for holds something that the same connection has.
+    #[error("{0}")]
+    Locked(String),
     /// The call is not possible in the present state; the sentence says why and what to do.
     #[error("{0}")]
     Misuse(String),
@@ -119,6 +129,9 @@ impl Error {
                 .sqlite_error()
                 .map_or(sqlite::SQLITE_ERROR, |error| error.extended_code),
             Error::Busy(_) | Error::Unreachable { .. } => sqlite::SQLITE_BUSY,
+            Error::Conflict(_) => sqlite::SQLITE_BUSY_SNAPSHOT,
+            Error::Unknown(_) => sqlite::SQLITE_IOERR,
+            Error::Locked(_) => sqlite::SQLITE_LOCKED,
             Error::Corrupt(_) => sqlite::SQLITE_CORRUPT,
             Error::NotADatabase(_) => sqlite::SQLITE_NOTADB,
             Error::Tampered(_) => sqlite::SQLITE_IOERR_DATA,

@@ -50,6 +50,29 @@ pub fn sqlite_text(text: &str) -> *mut c_char {
     memory.cast()
 }
 
+/// Memory of the host's allocator, given back when dropped.
+pub struct Reserve(*mut std::ffi::c_void);
+
+// SAFETY: SQLite's allocator may be called from any thread (without threads there is only one).
+unsafe impl Send for Reserve {}
+
+impl Reserve {
+    /// Takes memory; `None` where there is none.
+    pub fn take(bytes: usize) -> Option<Self> {
+        let bytes = c_int::try_from(bytes).ok()?;
+        // SAFETY: plain allocation.
+        let memory = unsafe { sqlite::sqlite3_malloc(bytes) };
+        (!memory.is_null()).then_some(Self(memory))
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        // SAFETY: take() allocated it, and nobody else has it.
+        unsafe { sqlite::sqlite3_free(self.0) };
+    }
+}
+
 /// A connection of the host, as its own functions and tables see it. Valid during one call.
 #[derive(Clone, Copy)]
 pub struct HostConnection(*mut sqlite::sqlite3);

@@ -16,21 +16,24 @@ use crate::wal::{LogFile, SharedIndex};
 /// meanwhile. The fields close in this order.
 pub struct DatabaseFiles {
     /// The write-ahead log.
-    pub log: Box<dyn LogFile>,
+    pub log: Box<dyn LogFile + Send>,
     /// The shared index.
     pub index: Box<dyn SharedIndex>,
     /// The database file.
-    pub content: Box<dyn LogFile>,
+    pub content: Box<dyn LogFile + Send>,
 }
 
 /// A file that is to become a database.
-pub trait Spool: LogFile {
+pub trait Spool: LogFile + Send {
     /// Sets the size in bytes.
     fn truncate(&self, size: u64) -> Result<()>;
 }
 
 /// What [`Host::lock_process`] gives, held until dropped.
 pub type ProcessLock = Box<dyn Send>;
+
+/// Memory that is set aside until dropped.
+pub type Reserve = Box<dyn Send>;
 
 /// The host: its files, connections and sources of randomness and time.
 pub trait Host: Send + Sync {
@@ -80,6 +83,11 @@ pub trait Host: Send + Sync {
     fn lock_process(&self, path: &Path) -> Result<Option<ProcessLock>>;
     /// Whether threads may use this host at once.
     fn has_threads(&self) -> bool;
+    /// Sets memory aside that SQLite gets when it is dropped; `None` where there is none to be had, or
+    /// no need.
+    fn reserve(&self, _bytes: usize) -> Option<Reserve> {
+        None
+    }
     /// Sixteen random bytes from the operating system.
     fn random(&self) -> Result<[u8; 16]>;
     /// The time.

@@ -30,6 +30,40 @@ pub const NAMES: [&str; 13] = [
 /// The longest `sync_timeout`, in seconds.
 const LONGEST_TIMEOUT: u64 = 3600;
 
+/// Who may be in the way of a write.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum WriteMode {
+    /// A lease is asked for after a conflict.
+    #[default]
+    Auto,
+    /// A lease is asked for at the start of each write: there are no conflicts.
+    Exclusive,
+    /// No lease is ever asked for.
+    Optimistic,
+}
+
+impl WriteMode {
+    /// The word in settings.
+    pub fn word(self) -> &'static str {
+        match self {
+            WriteMode::Auto => "auto",
+            WriteMode::Exclusive => "exclusive",
+            WriteMode::Optimistic => "optimistic",
+        }
+    }
+
+    fn parse(word: &str) -> Result<Self> {
+        [WriteMode::Auto, WriteMode::Exclusive, WriteMode::Optimistic]
+            .into_iter()
+            .find(|mode| mode.word() == word)
+            .ok_or_else(|| {
+                Error::Misuse(format!(
+                    "write_mode={word}: auto, exclusive or optimistic is wanted"
+                ))
+            })
+    }
+}
+
 /// Settings as far as one source gives them.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -43,6 +77,8 @@ pub struct Settings {
     pub sync_timeout: Option<Duration>,
     /// PEM file of the authority to trust in place of the system's. No secret.
     pub ca_file: Option<PathBuf>,
+    /// Who may be in the way of a write.
+    pub write_mode: Option<WriteMode>,
 }
 
 impl Settings {
@@ -57,6 +93,7 @@ impl Settings {
             "key_file" => self.key = Some(key_in(value)?),
             "sync_timeout" => self.sync_timeout = Some(timeout(value)?),
             "ca_file" => self.ca_file = Some(ca_file(value)?),
+            "write_mode" => self.write_mode = Some(WriteMode::parse(value)?),
             "live" | "offline" | "sync_interval" if value == "0" => {}
             "read_your_writes" if value == "1" => {}
             "storage" if value == "file" => {}
@@ -79,6 +116,7 @@ impl Settings {
             key: Some(_),
             sync_timeout: None,
             ca_file: None,
+            write_mode: None,
         } = self
         else {
             return false;
@@ -140,6 +178,9 @@ impl Settings {
         if let Some(file) = self.ca_file.as_deref().and_then(path::Path::to_str) {
             store.set_setting("ca_file", file)?;
         }
+        if let Some(mode) = self.write_mode {
+            store.set_setting("write_mode", mode.word())?;
+        }
         Ok(())
     }
 
@@ -151,7 +192,13 @@ impl Settings {
             key: self.key.or(other.key),
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
             ca_file: self.ca_file.or(other.ca_file),
+            write_mode: self.write_mode.or(other.write_mode),
         }
+    }
+
+    /// The write mode in force.
+    pub fn write_mode(&self) -> WriteMode {
+        self.write_mode.unwrap_or_default()
     }
 
     /// The time-out in force.

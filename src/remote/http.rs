@@ -5,12 +5,13 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use ureq::http::{HeaderValue, Uri};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body as Received, Proxy, SendBody};
 use url::{Host, Url};
 
-use super::{Access, Remote, Traffic, parse, tls};
+use super::{Access, PushFailure, Remote, Traffic, parse, tls};
+use crate::database::body::Body;
 use crate::error::{Error, Result};
-use crate::wire::{Request, Response};
+use crate::wire::{PushRequest, PushResponse, Request, Response};
 
 /// The longest sentence of a remote that is repeated, in bytes.
 const LONGEST_SENTENCE: u64 = 1024;
@@ -20,7 +21,7 @@ const LONGEST_REFUSAL: u64 = 64 << 10;
 
 const AGENT: &str = concat!("sqlite-replica/", env!("CARGO_PKG_VERSION"));
 
-type Answer = ureq::http::Response<Body>;
+type Answer = ureq::http::Response<Received>;
 
 /// A primary that is asked over HTTP. Connections are kept and used again; any number of threads
 /// may ask at once.
@@ -83,6 +84,19 @@ impl HttpRemote {
             call = call.config().max_idle_age(Duration::ZERO).build();
         }
         call.send(body)
+    }
+
+    fn send_push(&self, body: &Body, most: Duration) -> std::result::Result<Answer, ureq::Error> {
+        let mut call = self
+            .agent
+            .post(format!("{}/v1/push", self.url))
+            .content_type("application/octet-stream")
+            .header("content-length", body.len());
+        if let Some(token) = &self.token {
+            call = call.header("authorization", token.header.clone());
+        }
+        let call = call.config().timeout_recv_response(Some(most)).build();
+        call.send(SendBody::from_reader(&mut body.reader()))
     }
 
     fn failed(&self, error: ureq::Error) -> Error {
@@ -160,9 +174,64 @@ impl Remote for HttpRemote {
         }
     }
 
+    fn push(
+        &self,
+        push: &PushRequest,
+        body: &Body,
+        most: Duration,
+    ) -> std::result::Result<(PushResponse, Traffic), PushFailure> {
+        let answer = match self.send_push(body, most) {
+            Ok(answer) => answer,
+            Err(error) if never_left(&error) => {
+                return Err(PushFailure::Unsent(self.failed(error)));
+            }
+            Err(error) => return Err(PushFailure::Unknown(self.failed(error))),
+        };
+        match answer.status().as_u16() {
+            200 => {}
+            // Refused before anything was done with it.
+            400 | 401 | 403 | 404 | 413 | 429 | 503 => {
+                return Err(PushFailure::Unsent(self.refused(answer)));
+            }
+            _ => return Err(PushFailure::Unknown(self.refused(answer))),
+        }
+        let mut source = Counted::new(answer.into_body());
+        let response = PushResponse::decode(&mut source, push);
+        let traffic = Traffic {
+            sent: body.len(),
+            received: source.count,
+        };
+        match (response, source.failure) {
+            (Ok(response), _) => Ok((response, traffic)),
+            (Err(_), Some(failure)) => Err(PushFailure::Unknown(self.broken(failure))),
+            (Err(error), None) => Err(PushFailure::Unknown(error)),
+        }
+    }
+
     fn url(&self) -> &str {
         &self.url
     }
+}
+
+/// Whether a request failed before any of it was sent.
+fn never_left(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::BadUri(_)
+        | ureq::Error::Timeout(ureq::Timeout::Resolve | ureq::Timeout::Connect) => true,
+        ureq::Error::Rustls(error) => is_certificate(error),
+        ureq::Error::Io(error) => {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+            error.kind() == io::ErrorKind::ConnectionRefused || inner.is_some_and(is_certificate)
+        }
+        _ => false,
+    }
+}
+
+/// Other errors of TLS may come in the middle of an answer.
+fn is_certificate(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidCertificate(_))
 }
 
 impl Token {
@@ -185,7 +254,7 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(body: Body) -> Counted {
+    fn new(body: Received) -> Counted {
         Counted {
             reader: body.into_reader(),
             count: 0,
@@ -289,7 +358,7 @@ fn broke_off(error: &io::Error) -> bool {
 }
 
 /// What a remote says when it refuses, fit for a message.
-fn sentence(body: Body) -> String {
+fn sentence(body: Received) -> String {
     let mut reader = body.into_reader().take(LONGEST_REFUSAL);
     let mut bytes = Vec::new();
     // What came before a failure is still worth showing.

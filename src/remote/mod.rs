@@ -9,8 +9,9 @@ use std::time::Duration;
 use url::Url;
 
 pub use self::http::HttpRemote;
+use crate::database::body::Body;
 use crate::error::{Error, Result};
-use crate::wire::{Request, Response};
+use crate::wire::{PushRequest, PushResponse, Request, Response};
 
 /// What one exchange moved over the network.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -25,8 +26,24 @@ pub struct Traffic {
 pub trait Remote: Send + Sync {
     /// Asks and waits for the answer, at most the configured time-out for each byte.
     fn ask(&self, request: &Request) -> Result<(Response, Traffic)>;
+    /// Sends a push and waits for the answer, at most `most` once it is sent.
+    fn push(
+        &self,
+        push: &PushRequest,
+        body: &Body,
+        most: Duration,
+    ) -> std::result::Result<(PushResponse, Traffic), PushFailure>;
     /// The remote's URL without credentials, for messages.
     fn url(&self) -> &str;
+}
+
+/// Why a push has no answer.
+#[derive(Debug)]
+pub enum PushFailure {
+    /// It was not sent, or was refused unread: it is not applied, and will not be.
+    Unsent(Error),
+    /// It may have been sent: whether it is applied, or will be, is not known.
+    Unknown(Error),
 }
 
 /// How to reach a remote.

@@ -17,7 +17,9 @@ use crate::error::{Error, Result};
 use crate::page::{PageHash, PageNumber};
 use crate::position::{DatabaseId, Position};
 use crate::remote::{Remote, Traffic};
-use crate::wire::{HashesRequest, Head, Page, PagesRequest, PullRequest, Request, Response};
+use crate::wire::{
+    BeginRequest, HashesRequest, Head, Lease, Page, PagesRequest, PullRequest, Request, Response,
+};
 
 /// Whole pages by number.
 pub type Whole = Vec<(PageNumber, Bytes)>;
@@ -158,18 +160,34 @@ impl<'a> Conversation<'a> {
         room: &dyn Room,
         bases: Option<&dyn Bases>,
     ) -> Result<Fetched> {
-        match self.gather(since, room, bases)? {
+        match self.gather(since, None, room, bases)? {
             Some(fetched) => Ok(fetched),
             None => self
-                .gather(since, room, None)?
+                .gather(since, None, room, None)?
                 .ok_or_else(|| Error::Internal("a delta that was not asked for".to_owned())),
         }
     }
 
-    /// `None` where a delta has no base.
+    /// The same at the start of a write, with a lease or without.
+    pub fn begin(
+        &mut self,
+        at: Position,
+        lease: Option<Lease>,
+        room: &dyn Room,
+        bases: Option<&dyn Bases>,
+    ) -> Result<Fetched> {
+        match self.gather(at, Some(lease), room, bases)? {
+            Some(fetched) => Ok(fetched),
+            None => self.changes(at, room, None),
+        }
+    }
+
+    /// `None` where a delta has no base. With a lease, or `Some(None)`, the first question begins a
+    /// write.
     fn gather(
         &mut self,
         since: Position,
+        mut begin: Option<Option<Lease>>,
         room: &dyn Room,
         bases: Option<&dyn Bases>,
     ) -> Result<Option<Fetched>> {
@@ -186,7 +204,16 @@ impl<'a> Conversation<'a> {
                 after,
                 deltas: bases.is_some(),
             };
-            match self.ask(&Request::Pull(request))? {
+            let request = match (begin.take(), self.database) {
+                (Some(lease), Some(database)) => Request::Begin(BeginRequest {
+                    database,
+                    at: since,
+                    deltas: request.deltas,
+                    lease,
+                }),
+                _ => Request::Pull(request),
+            };
+            match self.ask(&request)? {
                 Response::UpToDate(head) if base == since => {
                     return Ok(Some(Fetched::UpToDate(head)));
                 }

@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::bootstrap;
-use super::status::Progress;
+use super::status::{Condition, Progress};
+use super::writes::Writes;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
 use crate::database::settings::Settings;
 use crate::database::store::{Role, State, Store};
 use crate::error::{Error, Result};
-use crate::position::DatabaseId;
-use crate::remote::{self, Access, Remote};
+use crate::position::{DatabaseId, Position};
+use crate::remote::{self, Access, Remote, Traffic};
 
 /// A followed database.
 pub struct Replica {
@@ -27,6 +28,8 @@ pub struct Replica {
     local: Mutex<Local>,
     /// What the last exchanges brought, for `replica_status`.
     pub(super) progress: Mutex<Progress>,
+    /// What is known about writing. Never held across the network.
+    writes: Mutex<Writes>,
     page_size: AtomicU32,
     /// Whether this process has seen the replica complete.
     made: AtomicBool,
@@ -67,6 +70,7 @@ impl Replica {
             made: AtomicBool::new(false),
             remembered: AtomicBool::new(false),
             progress: Mutex::new(Progress::default()),
+            writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
         })
     }
@@ -103,6 +107,36 @@ impl Replica {
     /// What the exchanges of this process brought so far.
     pub fn progress(&self) -> Progress {
         self.progress.lock().clone()
+    }
+
+    /// What is known about writing.
+    pub(super) fn writes(&self) -> MutexGuard<'_, Writes> {
+        self.writes.lock()
+    }
+
+    /// The database that is followed.
+    pub(super) fn database_id(&self) -> Result<DatabaseId> {
+        let identity = self.local().store()?.identity()?;
+        identity.and_then(|(_, id)| id).ok_or_else(|| {
+            Error::Busy(format!(
+                "{} has not been synced with its primary yet",
+                self.path.display()
+            ))
+        })
+    }
+
+    /// Counts what an exchange moved.
+    pub(super) fn note_traffic(&self, traffic: &Traffic) {
+        let mut progress = self.progress.lock();
+        progress.bytes_received += traffic.received;
+        progress.bytes_sent += traffic.sent;
+    }
+
+    /// The remote's newest position, as far as it is known.
+    pub(super) fn note_position(&self, position: Position) {
+        let mut progress = self.progress.lock();
+        progress.remote_position = Some(position);
+        progress.condition = Condition::Known;
     }
 
     /// The page size in bytes, once it is known.

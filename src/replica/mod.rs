@@ -2,14 +2,19 @@
 
 mod bases;
 pub mod batch;
+mod begin;
 pub mod bootstrap;
 pub mod enter;
 pub mod fetch;
 pub mod follower;
 pub mod heal;
+mod push;
 pub mod registry;
 pub mod resolve;
 mod spooled;
 pub mod status;
 pub mod sync;
+mod transaction;
 mod verify;
+mod writes;
+pub mod writing;

@@ -22,8 +22,8 @@ pub enum Standing {
 }
 
 /// Compares the recorded state with the index.
-pub fn resolve(handle: &Handle, store: &dyn Store, writer: &Writer<'_>) -> Result<Standing> {
-    let (log, header) = (&*handle.files.log, writer.header());
+pub fn resolve(handle: &Handle, store: &dyn Store, writer: &mut Writer<'_>) -> Result<Standing> {
+    let (log, header) = (&*handle.files.log, *writer.header());
     let (state, anchor) = match store.state()? {
         Some(state) => match state.anchor {
             Some(anchor) => (state, anchor),
@@ -31,7 +31,7 @@ pub fn resolve(handle: &Handle, store: &dyn Store, writer: &Writer<'_>) -> Resul
         },
         None => return Ok(Standing::Foreign),
     };
-    match anchor.relation(header, log)? {
+    match anchor.relation(&header, log)? {
         Relation::Equal if store.intent()?.is_none() => Ok(Standing::Known(state)),
         // What was intended never became visible. Nor will it: without the intent nobody would know
         // whose it is.
@@ -41,8 +41,10 @@ pub fn resolve(handle: &Handle, store: &dyn Store, writer: &Writer<'_>) -> Resul
             settle(store, State { anchor, ..state })
         }
         Relation::Extended => match store.intent()? {
-            Some(intent) if is_ours(handle, &state, &intent, header)? => {
-                settle(store, reached(&state, &intent, header))
+            Some(intent) if is_ours(handle, &state, &intent, &header)? => {
+                // SQLite may have left frames that recovery would refuse, and need not have synced.
+                writer.repair(log, &anchor)?;
+                settle(store, reached(&state, &intent, writer.header()))
             }
             _ => Ok(Standing::Foreign),
         },

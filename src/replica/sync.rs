@@ -43,6 +43,7 @@ impl Replica {
     /// Pulls what the remote has and enters it.
     pub fn sync(&self) -> Result<Report> {
         self.make()?;
+        self.settle_pending()?;
         self.report(|replica, conversation| replica.advance(conversation))
     }
 
@@ -78,6 +79,9 @@ impl Replica {
             }
         };
         self.remember(head.database)?;
+        if state.position == head.position {
+            self.writes().at_head(&*self.host().clock());
+        }
         {
             let mut progress = self.progress.lock();
             progress.exchanged(&traffic, head.position, self.host().now());
@@ -116,7 +120,7 @@ impl Replica {
         Err(self.contended())
     }
 
-    fn contended(&self) -> Error {
+    pub(super) fn contended(&self) -> Error {
         Error::Busy(format!(
             "{}: other processes keep getting in first",
             self.path().display()
@@ -144,10 +148,10 @@ impl Replica {
         let random = self.fresh_salts()?;
         self.under_write_lock(|local| {
             let (handle, store) = local.handle(self.host(), self.path())?;
-            let Some(writer) = enter::try_writer(handle)? else {
+            let Some(mut writer) = enter::try_writer(handle)? else {
                 return Ok(None);
             };
-            let state = match resolve::resolve(handle, store, &writer)? {
+            let state = match resolve::resolve(handle, store, &mut writer)? {
                 Standing::Known(state) if state.position == base.position => state,
                 _ => return Ok(Some(Round::Moved)),
             };
@@ -211,10 +215,10 @@ impl Replica {
         {
             return Ok(Some(Standing::Known(state)));
         }
-        let Some(writer) = enter::try_writer(handle)? else {
+        let Some(mut writer) = enter::try_writer(handle)? else {
             return Ok(None);
         };
-        resolve::resolve(handle, store, &writer).map(Some)
+        resolve::resolve(handle, store, &mut writer).map(Some)
     }
 
     /// What a full read tells; `None` when the file changed meanwhile.

@@ -8,6 +8,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use libsqlite3_sys as sqlite;
+use parking_lot::Mutex;
 use sqlite::{sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
 use super::base::BaseFile;
@@ -19,6 +20,8 @@ use crate::crypt::log::SealedLog;
 use crate::error::{Error, Result};
 use crate::ffi::guard;
 use crate::last_error;
+use crate::replica::writing::Writing;
+use crate::wal::LogFile as _;
 
 /// Busy timeout for connections to a followed database, until the host sets its own.
 const BUSY_TIMEOUT_MS: c_int = 5000;
@@ -87,8 +90,8 @@ pub unsafe fn is_ours(file: *mut sqlite3_file) -> bool {
 
 /// How the log of a database of ours is to be opened.
 pub struct LogOpening {
-    /// Whether the database is a replica.
-    pub followed: bool,
+    /// The writes of the connection, where the database is a replica.
+    pub writing: Option<Arc<Mutex<Writing>>>,
     /// Whether it is encrypted, and then what connects the two files, with the log to be.
     pub sealed: Option<(Arc<Link>, SealedLog)>,
 }
@@ -106,7 +109,7 @@ pub unsafe fn log_of(file: *mut sqlite3_file) -> Result<Option<LogOpening>> {
     let Kind::Main(main) = (unsafe { &mut opened(file).kind }) else {
         return Ok(None);
     };
-    let (followed, link) = (main.follows(), Arc::clone(main.link()));
+    let (writing, link) = (main.writing().cloned(), Arc::clone(main.link()));
     let sealed = match main.sealed() {
         None => None,
         Some(sealed) => {
@@ -119,8 +122,8 @@ pub unsafe fn log_of(file: *mut sqlite3_file) -> Result<Option<LogOpening>> {
             Some((link, log))
         }
     };
-    match followed || sealed.is_some() {
-        true => Ok(Some(LogOpening { followed, sealed })),
+    match writing.is_some() || sealed.is_some() {
+        true => Ok(Some(LogOpening { writing, sealed })),
         false => Ok(None),
     }
 }
@@ -283,10 +286,7 @@ impl OpenFile {
         }
         match (&mut self.kind, &self.base) {
             (Kind::Main(main), base) => main_file::read_sealed(main, base.as_ref(), buffer, offset),
-            (Kind::Log(log), Some(base)) => match &log.sealed {
-                Some(link) => link.read(base, buffer, offset),
-                None => RawFile::read(base, buffer, offset),
-            },
+            (Kind::Log(log), Some(base)) => log.beneath(base).read(buffer, offset),
             (Kind::Blocks(blocks, _), Some(base)) => blocks.read(base, buffer, offset),
             (_, None) => Ok(0),
         }
@@ -301,16 +301,16 @@ impl OpenFile {
         }
     }
 
-    fn write_sealed(&mut self, data: &[u8], offset: u64) -> Result<()> {
+    fn write_through(&mut self, data: &[u8], offset: u64) -> Result<()> {
         let Some(base) = &self.base else {
             return Err(Error::Internal("a write before there is a file".to_owned()));
         };
         match &mut self.kind {
             Kind::Main(main) if main.checkpointing() => main.write_copied(base, data, offset),
             Kind::Main(main) => main.write_changed(base, data, offset),
-            Kind::Log(log) => match &log.sealed {
-                Some(link) => link.with(|log| log.write(base, data, offset)),
-                None => RawFile::write(base, data, offset),
+            Kind::Log(log) => match &log.writing {
+                Some(writing) => writing.lock().write(&log.beneath(base), data, offset),
+                None => log.beneath(base).write(data, offset),
             },
             Kind::Blocks(blocks, link) => {
                 blocks.write(base, data, offset)?;
@@ -324,21 +324,24 @@ impl OpenFile {
 
     fn write(&mut self, data: *const c_void, amount: c_int, offset: sqlite3_int64) -> c_int {
         match &self.kind {
-            Kind::Log(log) if log.followed => {
-                last_error::note(&Error::ReadOnly(
-                    "a replica takes writes on its primary only".to_owned(),
-                ));
-                return sqlite::SQLITE_READONLY;
-            }
             Kind::Main(main) if main.follows() && !main.checkpointing() => {
                 return main.refuse_write();
             }
             _ => {}
         }
-        if !self.is_plain() {
+        let is_writing = matches!(&self.kind, Kind::Log(log) if log.writing.is_some());
+        if is_writing || !self.is_plain() {
             // SAFETY: SQLite's data has `amount` bytes.
             let data = unsafe { std::slice::from_raw_parts(data.cast(), amount as usize) };
-            return code_of(self.write_sealed(data, offset as u64));
+            return match self.write_through(data, offset as u64) {
+                // A transaction that is to be run again. With SQLITE_BUSY alone SQLite would keep it
+                // open, with a log that cannot be continued.
+                Err(error) if is_writing && error.code() == sqlite::SQLITE_BUSY => {
+                    last_error::note(&error);
+                    sqlite::SQLITE_BUSY_SNAPSHOT
+                }
+                result => code_of(result),
+            };
         }
         // SAFETY: forwards SQLite's own arguments.
         self.forward(
@@ -415,6 +418,11 @@ impl OpenFile {
     }
 
     fn sync(&mut self, flags: c_int) -> c_int {
+        if let (Kind::Log(log), Some(base)) = (&self.kind, &self.base)
+            && let Some(writing) = &log.writing
+        {
+            return code_of(writing.lock().sync(&log.beneath(base)));
+        }
         if let Err(error) = self.before_sync() {
             return code_of(Err(error));
         }
@@ -435,11 +443,23 @@ impl OpenFile {
 
     fn shm_lock(&mut self, offset: c_int, count: c_int, flags: c_int) -> c_int {
         let mask = (((1_u32 << count) - 1) << offset) as u8;
-        if let Kind::Main(main) = &self.kind
-            && main.follows()
-            && main.begins_write(mask, flags)
+        let begins = match &self.kind {
+            Kind::Main(main) if main.begins_write(mask, flags) => main.writing().cloned(),
+            _ => None,
+        };
+        if let (Some(writing), Kind::Main(main)) = (&begins, &self.kind)
+            && let Err(error) = main
+                .claim_connection()
+                .and_then(|()| writing.lock().prepare())
         {
-            return main.refuse_write();
+            last_error::note(&error);
+            return error.code();
+        }
+        if let Kind::Main(main) = &self.kind
+            && main.ends_write(mask, flags)
+            && let Some(writing) = main.writing()
+        {
+            writing.lock().end();
         }
         if let (Kind::Main(main), Some(base)) = (&mut self.kind, &self.base)
             && main.ends_checkpoint(mask, flags)
@@ -457,8 +477,18 @@ impl OpenFile {
         else {
             return code;
         };
+        let ended = main.ends_write(mask, flags);
         main.note_slots(mask, flags);
-        let Err(error) = main.slots_changed(base, mask, flags) else {
+        if ended && let Some(writing) = main.writing() {
+            writing.lock().ended();
+            main.disclaim_connection();
+        }
+        let changed = main.slots_changed(base, mask, flags);
+        let begun = match begins {
+            Some(writing) => changed.and_then(|()| writing.lock().begin()),
+            None => changed,
+        };
+        let Err(error) = begun else {
             return code;
         };
         last_error::note(&error);
@@ -470,6 +500,7 @@ impl OpenFile {
             |f, file| unsafe { f(file, offset, count, back) },
         );
         main.note_slots(mask, back);
+        main.disclaim_connection();
         error.code()
     }
 

@@ -18,7 +18,7 @@ use super::unlock;
 use crate::crypt::key::{Keys, Secret};
 use crate::database::clock::{Clock, SystemClock};
 use crate::database::connection::Connection;
-use crate::database::host::{DatabaseFiles, Host, ProcessLock, Spool};
+use crate::database::host::{DatabaseFiles, Host, ProcessLock, Reserve, Spool};
 use crate::database::lock_file::LockFile;
 use crate::database::sqlite_connection::SqliteConnection;
 use crate::database::sqlite_store::SqliteStore;
@@ -188,6 +188,10 @@ impl Host for SqliteHost {
 
     fn has_threads(&self) -> bool {
         ffi::is_thread_safe()
+    }
+
+    fn reserve(&self, bytes: usize) -> Option<Reserve> {
+        ffi::Reserve::take(bytes).map(|reserve| Box::new(reserve) as Reserve)
     }
 
     fn random(&self) -> Result<[u8; 16]> {

@@ -8,17 +8,68 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::base::BaseFile;
+use crate::crypt::RawFile;
 use crate::crypt::database::SealedPage;
 use crate::crypt::header::{Backfill, Journal};
 use crate::crypt::log::{Damage, SealedLog};
 use crate::error::{Error, Result};
+use crate::replica::writing::Writing;
+use crate::wal;
 
 /// A log the host has open.
 pub struct LogFile {
-    /// Whether its database is a replica.
-    pub followed: bool,
+    /// The writes of its connection, where its database is a replica.
+    pub writing: Option<Arc<Mutex<Writing>>>,
     /// Of an encrypted database.
     pub sealed: Option<Arc<Link>>,
+}
+
+impl LogFile {
+    /// The log beneath the writes of its connection.
+    pub fn beneath<'a>(&'a self, base: &'a BaseFile) -> HostLog<'a> {
+        HostLog {
+            base,
+            sealed: self.sealed.as_deref(),
+        }
+    }
+}
+
+/// The log as the engine writes it: beneath the writes of the host's connection.
+pub struct HostLog<'a> {
+    /// The file.
+    pub base: &'a BaseFile,
+    /// Of an encrypted database.
+    pub sealed: Option<&'a Link>,
+}
+
+impl wal::LogFile for HostLog<'_> {
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        match self.sealed {
+            Some(link) => link.read(self.base, buffer, offset),
+            None => RawFile::read(self.base, buffer, offset),
+        }
+    }
+
+    fn write(&self, data: &[u8], offset: u64) -> Result<()> {
+        match self.sealed {
+            Some(link) => link.with(|log| log.write(self.base, data, offset)),
+            None => RawFile::write(self.base, data, offset),
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
+        if let Some(link) = self.sealed {
+            link.with(|log| log.flush(self.base))?;
+        }
+        RawFile::sync(self.base)
+    }
+
+    fn size(&self) -> Result<u64> {
+        match self.sealed {
+            Some(link) => link.size(self.base),
+            None => RawFile::size(self.base),
+        }
+    }
 }
 
 /// Between the database file, the log and the rollback journal of one connection. Used by one

@@ -1,12 +1,15 @@
 //! A database the host has open: whether it is followed, whether it is encrypted, and which locks of
 //! the shared index the connection holds.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use libsqlite3_sys as sqlite;
+use parking_lot::Mutex;
 
 use super::base::{BaseFile, BaseVfs, FileName, NamePart};
 use super::log_file::Link;
@@ -22,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::primary::serve::Opened;
 use crate::replica::follower::Replica;
 use crate::replica::registry;
+use crate::replica::writing::Writing;
 use crate::{last_error, primary};
 
 /// Lock slots of the shared index (design of SQLite's WAL mode).
@@ -29,6 +33,9 @@ const WRITE_SLOT: u8 = 1 << 0;
 const CHECKPOINT_SLOT: u8 = 1 << 1;
 const RECOVER_SLOT: u8 = 1 << 2;
 const READ_SLOTS: u8 = 0b1111_1000;
+
+/// Which replica each connection of the host writes to, by the connection's address.
+static WRITING: LazyLock<Mutex<HashMap<usize, PathBuf>>> = LazyLock::new(Mutex::default);
 
 /// What is found out at the first access, when a key may have come.
 pub enum Opening {
@@ -47,6 +54,8 @@ pub struct MainFile {
     creates: bool,
     path: PathBuf,
     replica: Option<Arc<Replica>>,
+    /// The writes of this connection to it.
+    writing: Option<Arc<Mutex<Writing>>>,
     opening: Option<Opening>,
     /// Whether the file was found encrypted when it was opened.
     found_sealed: bool,
@@ -90,6 +99,7 @@ impl MainFile {
             creates: flags & sqlite::SQLITE_OPEN_CREATE != 0,
             path,
             replica: None,
+            writing: None,
             opening: None,
             found_sealed,
             keys: None,
@@ -120,7 +130,44 @@ impl MainFile {
 
     /// Makes it a followed one.
     pub fn follow(&mut self, replica: Option<Arc<Replica>>) {
+        let writing = |replica| Arc::new(Mutex::new(Writing::new(Arc::clone(replica))));
+        self.writing = replica.as_ref().map(writing);
         self.replica = replica;
+    }
+
+    /// The writes of this connection, where it is a replica.
+    pub fn writing(&self) -> Option<&Arc<Mutex<Writing>>> {
+        self.writing.as_ref()
+    }
+
+    /// Of one connection only one replica is written to at a time: two cannot commit together.
+    pub fn claim_connection(&self) -> Result<()> {
+        let connection = self.connection() as usize;
+        if connection == 0 {
+            return Ok(());
+        }
+        match WRITING.lock().entry(connection) {
+            Entry::Vacant(place) => {
+                place.insert(self.path.clone());
+                Ok(())
+            }
+            Entry::Occupied(path) if *path.get() == self.path => Ok(()),
+            Entry::Occupied(path) => Err(Error::Locked(format!(
+                "{} is written to in this transaction already: a transaction cannot write to two \
+                 replicas",
+                path.get().display()
+            ))),
+        }
+    }
+
+    /// The write is over, or did not begin.
+    pub fn disclaim_connection(&self) {
+        let connection = self.connection() as usize;
+        if let Entry::Occupied(path) = WRITING.lock().entry(connection)
+            && *path.get() == self.path
+        {
+            path.remove();
+        }
     }
 
     /// The replica it is.
@@ -240,7 +287,8 @@ impl MainFile {
                         register::may_follow(&self.path, self.is_immutable(), true)?;
                     }
                     self.secret = keys.as_ref().and(secret.cloned());
-                    (self.keys, self.replica) = (keys, replica);
+                    self.keys = keys;
+                    self.follow(replica);
                     break;
                 }
             }
@@ -522,6 +570,11 @@ impl MainFile {
             // recovery never does.
             false => mask & READ_SLOTS != 0 && self.exclusive & WRITE_SLOT != 0,
         }
+    }
+
+    /// Whether this gives the write lock back.
+    pub fn ends_write(&self, mask: u8, flags: c_int) -> bool {
+        flags & sqlite::SQLITE_SHM_UNLOCK != 0 && self.exclusive & mask & WRITE_SLOT != 0
     }
 
     /// Notes slots that were locked or unlocked.

@@ -408,7 +408,7 @@ unsafe fn open_log(
         }
     };
     let kind = Kind::Log(LogFile {
-        followed: opening.followed,
+        writing: opening.writing,
         sealed,
     });
     // SAFETY: SQLite's own arguments.

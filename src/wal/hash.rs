@@ -57,6 +57,14 @@ pub fn insert(index: &dyn SharedIndex, frame: FrameIndex, page: PageNumber) -> R
     Err(corrupt())
 }
 
+/// Makes the regions there that hold the frames up to this one.
+pub fn make_room(index: &dyn SharedIndex, frame: FrameIndex) -> Result<()> {
+    for number in 0..=Table::number(frame) {
+        index.region(number, true)?;
+    }
+    Ok(())
+}
+
 /// The newest frame of a page within `min_frame..=max_frame`.
 pub fn find(
     index: &dyn SharedIndex,

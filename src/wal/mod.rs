@@ -28,7 +28,7 @@ use std::sync::atomic::AtomicU32;
 use crate::error::Result;
 
 /// A file read and written at byte offsets: the log, or the database itself.
-pub trait LogFile: Send {
+pub trait LogFile {
     /// Reads up to `buffer.len()` bytes at `offset`; returns how many there were before the end
     /// of the file.
     fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize>;

@@ -1,0 +1,199 @@
+//! Sending a transaction to the remote, until it is known what became of it.
+//!
+//! A push is sent again and again, byte for byte the same, until the remote accepts or refuses it:
+//! nothing else tells. (To ask for the position would not do: the push itself may still be on its
+//! way.) Where the time is up first, the transaction is given up here, kept as *pending*, and sent
+//! again before anything else is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::follower::Replica;
+use super::transaction::{Changes, Frames};
+use crate::database::body::Body;
+use crate::database::clock::Stopwatch;
+use crate::database::store::State;
+use crate::error::{Error, Result};
+use crate::position::Nonce;
+use crate::remote::{PushFailure, Remote, Traffic};
+use crate::wire::{Head, PushRequest, PushResponse};
+
+/// Between two attempts.
+const ATTEMPTS_APART: Duration = Duration::from_millis(50);
+
+/// A push whose outcome is not known.
+pub struct Pending {
+    push: PushRequest,
+    body: Body,
+}
+
+/// What the remote made of a push.
+enum Outcome {
+    /// It is applied.
+    Accepted(Head),
+    /// It is not, and never will be, for this reason.
+    Refused(Error),
+    /// Nobody knows, for this reason.
+    Unknown(Error),
+}
+
+impl Replica {
+    /// Pushes the transaction that `frames` hold, computed from `base`, under WAL_WRITE. Returns the
+    /// state it leads to, with its intent on record.
+    pub(super) fn commit(&self, base: &State, frames: &Frames<'_>) -> Result<State> {
+        let database = self.database_id()?;
+        let remote = self.remote()?;
+        let lease = self.writes().lease();
+        let nonce = Nonce(self.host().random()?);
+        let (push, body) = {
+            let mut local = self.local();
+            let (handle, store) = local.handle(self.host(), self.path())?;
+            let changes = Changes::of(handle, base, frames)?;
+            let push = changes.request(database, base, frames, nonce, lease);
+            let intent = changes.intent(base, frames, &push);
+            store.set_intent(&intent)?;
+            if changes.is_empty() {
+                return Ok(reached(base, &push, intent.position));
+            }
+            (push, changes.body(handle, self, &push, frames)?)
+        };
+        match self.send(&*remote, &push, &body) {
+            Outcome::Accepted(head) => {
+                self.writes().accepted(&*self.host().clock());
+                self.note_position(head.position);
+                Ok(reached(base, &push, push.target()))
+            }
+            Outcome::Refused(error) => {
+                self.local().store()?.clear_intent()?;
+                Err(error)
+            }
+            Outcome::Unknown(error) => {
+                let pending = Pending { push, body };
+                self.writes().pending = Some(Arc::new(Mutex::new(pending)));
+                self.local().store()?.clear_intent()?;
+                Err(Error::Unknown(format!(
+                    "it is not known whether the transaction was committed ({error}); nothing is \
+                     written before that is known"
+                )))
+            }
+        }
+    }
+
+    /// Finds out what became of a push whose outcome was not known. Afterwards there is none.
+    pub(super) fn settle_pending(&self) -> Result<()> {
+        let Some(pending) = self.writes().pending.clone() else {
+            return Ok(());
+        };
+        let remote = self.remote()?;
+        let pending = pending.lock();
+        if self.writes().pending.is_none() {
+            return Ok(());
+        }
+        match self.send(&*remote, &pending.push, &pending.body) {
+            Outcome::Unknown(error) => {
+                return Err(Error::Unknown(format!(
+                    "it is still not known whether an earlier transaction was committed ({error})"
+                )));
+            }
+            Outcome::Accepted(_) => log::warn!(
+                target: "replica",
+                "{}: the transaction whose outcome was not known was committed",
+                self.path().display()
+            ),
+            Outcome::Refused(error) => log::warn!(
+                target: "replica",
+                "{}: the transaction whose outcome was not known was not committed: {error}",
+                self.path().display()
+            ),
+        }
+        let mut writes = self.writes();
+        writes.pending = None;
+        // Whatever came of it has to be fetched.
+        writes.forget_head();
+        Ok(())
+    }
+
+    fn send(&self, remote: &dyn Remote, push: &PushRequest, body: &Body) -> Outcome {
+        let most = self.settings().timeout();
+        let time = Stopwatch::start(self.host().clock());
+        // From the first attempt on that may have arrived, only an answer tells.
+        let mut sent = None;
+        loop {
+            let left = most.saturating_sub(time.elapsed()).max(ATTEMPTS_APART);
+            match remote.push(push, body, left) {
+                Ok((answer, traffic)) => return self.answered(remote, push, answer, traffic),
+                Err(PushFailure::Unsent(error)) => match sent {
+                    None => return Outcome::Refused(self.not_sent(error)),
+                    Some(_) => sent = Some(error),
+                },
+                Err(PushFailure::Unknown(error)) => sent = Some(error),
+            }
+            if time.elapsed() + ATTEMPTS_APART >= most {
+                let never = || Error::Internal("the time was up at once".to_owned());
+                return Outcome::Unknown(sent.unwrap_or_else(never));
+            }
+            time.sleep(ATTEMPTS_APART);
+        }
+    }
+
+    fn answered(
+        &self,
+        remote: &dyn Remote,
+        push: &PushRequest,
+        answer: PushResponse,
+        traffic: Traffic,
+    ) -> Outcome {
+        self.note_traffic(&traffic);
+        let conflict = |sentence: &str| {
+            Outcome::Refused(Error::Conflict(format!(
+                "{sentence}: the transaction is rolled back, run it again"
+            )))
+        };
+        match answer {
+            PushResponse::Accepted(head) => Outcome::Accepted(head),
+            PushResponse::Conflict(_) => {
+                self.writes().conflicted(&*self.host().clock());
+                conflict("another transaction was committed first")
+            }
+            PushResponse::Diverged(_) => {
+                self.writes().heal();
+                conflict("the pages here are not those of the primary and have to be compared")
+            }
+            PushResponse::Unknown(_) => {
+                self.writes().forget_head();
+                Outcome::Refused(Error::Unknown(
+                    "the primary crashed, and it can no longer be known whether the transaction was \
+                     committed: look at what is there"
+                        .to_owned(),
+                ))
+            }
+            PushResponse::OtherDatabase(other) => Outcome::Refused(Error::Conflict(format!(
+                "{} serves another database (id {other}) than this file follows (id {}); the \
+                 transaction is rolled back",
+                remote.url(),
+                push.database
+            ))),
+        }
+    }
+
+    fn not_sent(&self, error: Error) -> Error {
+        self.writes().forget_head();
+        match error {
+            Error::Unreachable { .. } | Error::Busy(_) => Error::Conflict(format!(
+                "{error}: nothing was sent, the transaction is rolled back, run it again"
+            )),
+            other => other,
+        }
+    }
+}
+
+fn reached(base: &State, push: &PushRequest, position: crate::position::Position) -> State {
+    State {
+        position,
+        database_size: push.database_size,
+        content: push.content,
+        ..*base
+    }
+}

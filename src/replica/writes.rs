@@ -1,0 +1,123 @@
+//! What this process knows about writing to one replica: whether it holds the newest state, whether
+//! others are in its way, and what is not known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::push::Pending;
+use crate::database::clock::Clock;
+use crate::wire::LeaseId;
+
+/// For how long a replica that was told it holds the newest state goes by that.
+const HEAD: Duration = Duration::from_secs(1);
+
+/// For how long a conflict makes writes ask for a lease.
+const CONTENDED: Duration = Duration::from_secs(2);
+
+/// For how long a lease is used: less than it lasts on the primary.
+const LEASE: Duration = Duration::from_secs(4);
+
+/// For how long at least an unreachable primary is not tried again: SQLite's busy handler asks every
+/// few milliseconds.
+const UNREACHABLE: Duration = Duration::from_secs(1);
+
+/// What is known; times are those of the host's clock.
+#[derive(Default)]
+pub struct Writes {
+    /// Until when the local content counts as the newest.
+    head_until: Duration,
+    /// Until when writes ask for a lease.
+    contended_until: Duration,
+    /// The lease that is held, until then.
+    lease: Option<(LeaseId, Duration)>,
+    /// Until when the primary is not tried again, and why.
+    unreachable: Option<(Duration, String)>,
+    /// The push whose outcome is not known. Locked while it is sent: whoever else is to write here
+    /// waits for the same answer.
+    pub(super) pending: Option<Arc<Mutex<Pending>>>,
+    /// Whether pages have to be compared before the next write.
+    heal: bool,
+}
+
+impl Writes {
+    /// The remote has just said that the local content is its newest.
+    pub fn at_head(&mut self, clock: &dyn Clock) {
+        self.head_until = clock.monotonic() + HEAD;
+        self.unreachable = None;
+    }
+
+    /// Whether the local content counts as the newest.
+    pub fn is_at_head(&self, clock: &dyn Clock) -> bool {
+        clock.monotonic() < self.head_until
+    }
+
+    /// Nothing is known about the remote's newest state.
+    pub fn forget_head(&mut self) {
+        self.head_until = Duration::ZERO;
+    }
+
+    /// A push was accepted: its lease has served.
+    pub fn accepted(&mut self, clock: &dyn Clock) {
+        self.lease = None;
+        self.at_head(clock);
+    }
+
+    /// Another transaction was committed first.
+    pub fn conflicted(&mut self, clock: &dyn Clock) {
+        self.forget_head();
+        self.lease = None;
+        self.contended_until = clock.monotonic() + CONTENDED;
+    }
+
+    /// Whether others were in the way just now.
+    pub fn is_contended(&self, clock: &dyn Clock) -> bool {
+        clock.monotonic() < self.contended_until
+    }
+
+    /// A lease was granted to a request that was sent `since`.
+    pub fn leased(&mut self, id: LeaseId, since: Duration) {
+        self.lease = Some((id, since + LEASE));
+    }
+
+    /// The lease that is held.
+    pub fn lease(&self) -> Option<LeaseId> {
+        self.lease.map(|(id, _)| id)
+    }
+
+    /// Whether a lease is held and still lasts.
+    pub fn is_leased(&self, clock: &dyn Clock) -> bool {
+        self.lease
+            .is_some_and(|(_, until)| clock.monotonic() < until)
+    }
+
+    /// The lease, to be given back.
+    pub fn take_lease(&mut self) -> Option<LeaseId> {
+        self.lease.take().map(|(id, _)| id)
+    }
+
+    /// The primary could not be reached; that took `took`.
+    pub fn unreachable(&mut self, clock: &dyn Clock, took: Duration, why: String) {
+        self.forget_head();
+        let until = clock.monotonic() + UNREACHABLE.max(took);
+        self.unreachable = Some((until, why));
+    }
+
+    /// Why the primary is not tried again just now.
+    pub fn why_unreachable(&self, clock: &dyn Clock) -> Option<String> {
+        let (until, why) = self.unreachable.as_ref()?;
+        (clock.monotonic() < *until).then(|| why.clone())
+    }
+
+    /// Pages have to be compared before the next write.
+    pub fn heal(&mut self) {
+        self.heal = true;
+        self.forget_head();
+    }
+
+    /// Whether they have to; asked once.
+    pub fn take_heal(&mut self) -> bool {
+        std::mem::take(&mut self.heal)
+    }
+}
