@@ -4,7 +4,7 @@
 //! followed or encrypted, journals and temporary files when they are encrypted. Everything else is
 //! opened by the base VFS in the host's own buffer, and we are not part of it.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::sync::Arc;
 
 use libsqlite3_sys as sqlite;
@@ -522,7 +522,7 @@ impl OpenFile {
                     let db = unsafe { *argument.cast() };
                     if main.may_follow() {
                         // SAFETY: the handle is the connection that is opening the file.
-                        unsafe { give_busy_timeout(db) };
+                        unsafe { give_busy_timeout(db, main.name()) };
                     }
                 }
                 SQLITE_FCNTL_CKPT_START => main.set_checkpointing(true),
@@ -578,12 +578,13 @@ fn code_of(result: Result<()>) -> c_int {
 }
 
 /// # Safety
-/// `db` is the connection that is opening a file of ours.
-unsafe fn give_busy_timeout(db: *mut sqlite::sqlite3) {
-    // SAFETY: the caller's promise. While main itself is being opened it has no name yet; once it
-    // has one this is an ATTACH, and the connection's own setting stays.
+/// `db` is the connection that is opening a file of ours, under this name.
+unsafe fn give_busy_timeout(db: *mut sqlite::sqlite3, name: *const c_char) {
+    // SAFETY: the caller's promise. Where main is another file this is an ATTACH, and the connection's
+    // own setting stays.
     unsafe {
-        if sqlite::sqlite3_db_filename(db, c"main".as_ptr()).is_null() {
+        let main = sqlite::sqlite3_db_filename(db, c"main".as_ptr());
+        if main.is_null() || std::ptr::eq(main, name) {
             sqlite::sqlite3_busy_timeout(db, BUSY_TIMEOUT_MS);
         }
     }

@@ -175,6 +175,11 @@ impl MainFile {
         self.replica.as_ref()
     }
 
+    /// SQLite's own name of the file.
+    pub fn name(&self) -> *const c_char {
+        self.name
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
