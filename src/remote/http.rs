@@ -147,6 +147,7 @@ impl HttpRemote {
         match status.as_u16() {
             401 => Error::Unauthorized { url, reason },
             403 => Error::Forbidden { url, reason },
+            429 | 503 => Error::Busy(format!("remote {url} is busy: {reason}")),
             _ => Error::Refused { url, reason },
         }
     }

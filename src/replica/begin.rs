@@ -20,8 +20,8 @@ use crate::wire::{Lease, LeaseId, ReleaseRequest, Request};
 pub enum Begun {
     /// The transaction is to be computed from this state.
     Ready(State),
-    /// Newer content was entered: SQLite has to begin again.
-    Newer,
+    /// Newer content was entered, this state: whoever has begun to read has to begin again.
+    Newer(State),
 }
 
 impl Replica {
@@ -81,7 +81,7 @@ impl Replica {
         let asked = Stopwatch::start(clock.clone());
         let since = clock.monotonic();
         let lease = match exclusive {
-            true => Some(self.new_lease()?),
+            true => Some(self.lease()?),
             false => None,
         };
         let database = self.database_id()?;
@@ -119,10 +119,10 @@ impl Replica {
                 let entered = enter::enter(handle, store, writer, current, &batch, random)?;
                 drop(local);
                 match entered {
-                    Entered::Done(_) => {
+                    Entered::Done(state) => {
                         self.note_position(batch.head.position);
                         self.writes().at_head(&*clock);
-                        Ok(Begun::Newer)
+                        Ok(Begun::Newer(state))
                     }
                     Entered::Mismatch => Err(self.must_heal()),
                 }
@@ -139,11 +139,16 @@ impl Replica {
         ))
     }
 
-    /// A lease to ask for, and how long to wait for it: an answer must come within the time-out.
-    fn new_lease(&self) -> Result<Lease> {
+    /// The lease to ask for, and how long to wait for it: an answer must come within the time-out.
+    fn lease(&self) -> Result<Lease> {
         let wait = self.settings().timeout().mul_f64(0.8);
+        let held = self.writes().lease();
         Ok(Lease {
-            id: LeaseId(self.host().random()?),
+            // Not another one: it would wait for the end of the first.
+            id: match held {
+                Some(id) => id,
+                None => LeaseId(self.host().random()?),
+            },
             wait_milliseconds: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
         })
     }

@@ -105,14 +105,15 @@ impl Writing {
         self.replica.prepare_write()
     }
 
-    /// SQLite has taken it. On an error it is given back.
-    pub fn begin(&mut self) -> Result<()> {
+    /// SQLite has taken it, while it `reads` or before. On an error it is given back.
+    pub fn begin(&mut self, reads: bool) -> Result<()> {
         self.begins_again = false;
         let base = match self.replica.begin_write()? {
             Begun::Ready(base) => base,
-            Begun::Newer => {
-                self.begins_again = true;
-                return Ok(());
+            Begun::Newer(base) => {
+                // SQLite finds that it reads an older state, and gives the lock back.
+                self.begins_again = reads;
+                base
             }
         };
         self.hold = Some(Hold {

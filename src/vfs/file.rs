@@ -485,7 +485,7 @@ impl OpenFile {
         }
         let changed = main.slots_changed(base, mask, flags);
         let begun = match begins {
-            Some(writing) => changed.and_then(|()| writing.lock().begin()),
+            Some(writing) => changed.and_then(|()| writing.lock().begin(main.reads())),
             None => changed,
         };
         let Err(error) = begun else {

@@ -563,18 +563,21 @@ impl MainFile {
     }
 
     /// Whether this lock is the start of a write transaction of the host. A checkpoint takes the
-    /// same locks and is none.
+    /// same lock and is none.
     pub fn begins_write(&self, mask: u8, flags: c_int) -> bool {
-        if flags & sqlite::SQLITE_SHM_LOCK == 0 || self.exclusive & CHECKPOINT_SLOT != 0 {
+        let takes =
+            flags & sqlite::SQLITE_SHM_LOCK != 0 && flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0;
+        if !takes || mask != WRITE_SLOT || self.exclusive & CHECKPOINT_SLOT != 0 {
             return false;
         }
-        match flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {
-            // A reader becomes a writer. (Recovery takes the lock without reading.)
-            true => mask == WRITE_SLOT && self.shared & READ_SLOTS != 0,
-            // Builds with SQLITE_ENABLE_SETLK_TIMEOUT lock first and begin to read then, which
-            // recovery never does.
-            false => mask & READ_SLOTS != 0 && self.exclusive & WRITE_SLOT != 0,
-        }
+        // A reader becomes a writer. Builds with SQLITE_ENABLE_SETLK_TIMEOUT lock first and begin to
+        // read then; so does recovery, of an index that nobody can read.
+        self.reads() || index_is_sound(self.index)
+    }
+
+    /// Whether the connection holds a lock of a reader.
+    pub fn reads(&self) -> bool {
+        self.shared & READ_SLOTS != 0
     }
 
     /// Whether this gives the write lock back.
@@ -703,6 +706,17 @@ fn index_salts(index: *const AtomicU32) -> Option<[u8; 8]> {
         half.copy_from_slice(&word.to_ne_bytes());
     }
     Some(salts)
+}
+
+/// Whether a mapped index has been initialised, and both copies of its header (12 words each; the
+/// first byte of word 3 says it) are the same.
+fn index_is_sound(index: *const AtomicU32) -> bool {
+    if index.is_null() {
+        return false;
+    }
+    // SAFETY: as above.
+    let word = |at: usize| unsafe { (*index.add(at)).load(Ordering::Acquire) };
+    word(3).to_ne_bytes()[0] != 0 && (0..12).all(|at| word(at) == word(12 + at))
 }
 
 /// Reads a range of an encrypted file, or of one that cannot be read yet and seems empty.
