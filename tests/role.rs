@@ -12,7 +12,6 @@ fn primary_code(code: i32) -> i32 {
     code & 0xff
 }
 
-const SQLITE_READONLY: i32 = 8;
 const SQLITE_CANTOPEN: i32 = 14;
 
 /// A sentence, not just a code.
@@ -22,55 +21,6 @@ fn assert_sentence(text: &str) {
         text.len() > 20 && text.contains(' '),
         "not a sentence a user can act on: {text:?}"
     );
-}
-
-#[test]
-fn writes_on_a_replica_are_readonly() {
-    for mut host in [Host::python(), Host::bundled()] {
-        let files = Files::new();
-        let mut primary = files.primary();
-        host.open_replica(&files.copy, &format!("sync_url={}", primary.url()));
-        host.sql("main", "SELECT replica_sync()");
-        let before = Image::read(&files.copy);
-        for sql in [
-            "INSERT INTO note VALUES (5000, 'new', NULL)",
-            "UPDATE note SET text = 'changed' WHERE id = 1",
-            "DELETE FROM note",
-            "CREATE TABLE another(a)",
-            "DROP TABLE note",
-            "PRAGMA user_version = 7",
-            "VACUUM",
-        ] {
-            let failure = host.refused("main", sql);
-            assert_eq!(
-                primary_code(failure.code),
-                SQLITE_READONLY,
-                "{sql}: {failure:?}"
-            );
-            assert_sentence(&host.sql("main", "SELECT replica_last_error()"));
-        }
-        if host.try_sql("main", "BEGIN IMMEDIATE").is_ok() {
-            host.refused("main", "INSERT INTO note VALUES (5000, 'new', NULL)");
-            let _ = host.try_sql("main", "ROLLBACK");
-        }
-        assert_eq!(host.sql("main", "SELECT count(*) FROM note"), "1000");
-        assert!(
-            before == Image::read(&files.copy),
-            "a refused write left something"
-        );
-        // Temporary tables are not the replica's content.
-        host.sql(
-            "main",
-            "CREATE TEMP TABLE mine AS SELECT * FROM note WHERE id < 5",
-        );
-        primary.sql("INSERT INTO note VALUES (1001, 'from the primary', NULL)");
-        host.sql("main", "SELECT replica_sync()");
-        assert_eq!(
-            host.sql("main", "SELECT text FROM note WHERE id = 1001"),
-            "from the primary"
-        );
-        assert_same(&files.app, &files.copy, "after the refusals");
-    }
 }
 
 #[test]

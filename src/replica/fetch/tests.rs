@@ -1,12 +1,16 @@
 //! Batches of several parts, and deltas in them.
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 
 use super::*;
+use crate::database::body::Body;
 use crate::database::pages::tests::MemoryRoom;
 use crate::page::{ContentDigest, PageSize};
 use crate::position::{HistoryId, Lsn};
-use crate::wire::{Delta, PageData};
+use crate::remote::PushFailure;
+use crate::wire::{Delta, PageData, PushRequest, PushResponse};
 
 /// A remote that gives prepared answers and writes down what it was asked.
 struct Scripted {
@@ -37,6 +41,15 @@ impl Scripted {
 }
 
 impl Remote for Scripted {
+    fn push(
+        &self,
+        _: &PushRequest,
+        _: &Body,
+        _: Duration,
+    ) -> std::result::Result<(PushResponse, Traffic), PushFailure> {
+        Err(PushFailure::Unsent(Error::Misuse("only asked".to_owned())))
+    }
+
     fn ask(&self, request: &Request) -> Result<(Response, Traffic)> {
         self.asked.lock().push(request.clone());
         let answer = self
@@ -287,6 +300,15 @@ struct Breaking<'a> {
 }
 
 impl Remote for Breaking<'_> {
+    fn push(
+        &self,
+        _: &PushRequest,
+        _: &Body,
+        _: Duration,
+    ) -> std::result::Result<(PushResponse, Traffic), PushFailure> {
+        Err(PushFailure::Unsent(Error::Misuse("only asked".to_owned())))
+    }
+
     fn ask(&self, request: &Request) -> Result<(Response, Traffic)> {
         let mut asked = self.asked.lock();
         *asked += 1;
