@@ -25,10 +25,11 @@
 use std::sync::Arc;
 
 use super::RawFile;
-use super::cipher::{Nonces, OVERHEAD};
 use super::database::{read_all, write_all};
 use super::header::{Journal, Rollback};
 use super::key::Keys;
+use super::nonces::Nonces;
+use super::seal::OVERHEAD;
 use crate::error::{Error, Result};
 
 /// Bytes of a block of a journal: SQLite's sector, with SQLITE_IOCAP_POWERSAFE_OVERWRITE.
@@ -391,14 +392,9 @@ impl SealedBlocks {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::key::Secret;
-    use super::super::memory::{Bytes, Counted};
+    use super::super::cipher::Algorithm;
+    use super::super::memory::{Bytes, keys, keys_for};
     use super::*;
-
-    fn keys() -> Arc<Keys> {
-        let secret = Secret::from_hex(&"01".repeat(32)).unwrap();
-        Arc::new(Keys::create(&secret, Arc::new(Counted::default())).unwrap())
-    }
 
     fn content(blocks: &mut SealedBlocks, raw: &Bytes) -> Vec<u8> {
         let mut bytes = vec![1; blocks.size(raw).unwrap() as usize + 7];
@@ -409,14 +405,20 @@ mod tests {
 
     #[test]
     fn every_damage_is_an_error() {
-        let (raw, keys) = (Bytes::default(), keys());
-        let mut blocks = SealedBlocks::new(Arc::clone(&keys), [1; 16], 512);
+        for algorithm in Algorithm::ALL {
+            damage_blocks(&keys_for(algorithm));
+        }
+    }
+
+    fn damage_blocks(keys: &Arc<Keys>) {
+        let raw = Bytes::default();
+        let mut blocks = SealedBlocks::new(Arc::clone(keys), [1; 16], 512);
         blocks.write(&raw, &[7; 1300], 0).unwrap();
         let whole = raw.copy();
         for at in 0..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
-            let mut blocks = SealedBlocks::new(Arc::clone(&keys), [1; 16], 512);
+            let mut blocks = SealedBlocks::new(Arc::clone(keys), [1; 16], 512);
             let read = blocks.read(&Bytes::of(bytes), &mut [0; 1300], 0);
             assert!(matches!(read, Err(Error::Tampered(_))), "byte {at}");
         }
@@ -424,7 +426,11 @@ mod tests {
         let mut bytes = whole.clone();
         let (a, b) = bytes.split_at_mut(554);
         a.swap_with_slice(&mut b[..554]);
-        let read = SealedBlocks::new(keys, [1; 16], 512).read(&Bytes::of(bytes), &mut [0; 8], 0);
+        let read = SealedBlocks::new(Arc::clone(keys), [1; 16], 512).read(
+            &Bytes::of(bytes),
+            &mut [0; 8],
+            0,
+        );
         assert!(matches!(read, Err(Error::Tampered(_))));
     }
 
@@ -580,8 +586,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_file(steps in prop::collection::vec(step(), 1..30), block in prop_oneof![Just(512_usize), Just(4096)]) {
-            let (raw, keys) = (Bytes::default(), keys());
+        fn it_is_a_file(steps in prop::collection::vec(step(), 1..30), block in prop_oneof![Just(512_usize), Just(4096)], algorithm in prop::sample::select(&Algorithm::ALL[..])) {
+            let (raw, keys) = (Bytes::default(), keys_for(algorithm));
             let mut blocks = SealedBlocks::new(Arc::clone(&keys), [1; 16], block);
             let mut model: Vec<u8> = Vec::new();
             for step in steps {

@@ -18,9 +18,10 @@
 use std::sync::Arc;
 
 use super::RawFile;
-use super::cipher::{Nonces, OVERHEAD, Seal};
 use super::header::{Backfill, HEADER_BYTES, Header, Journal, Rollback};
 use super::key::Keys;
+use super::nonces::Nonces;
+use super::seal::{OVERHEAD, Seal};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
 
@@ -661,17 +662,12 @@ pub(super) fn write_all(raw: &dyn RawFile, data: &[u8], offset: u64) -> Result<(
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::cipher::Algorithm;
     use super::super::header::Found;
-    use super::super::key::Secret;
-    use super::super::memory::{Bytes, Counted};
+    use super::super::memory::{Bytes, keys, keys_for};
     use super::*;
 
     const SIZE: usize = 512;
-
-    fn keys() -> Arc<Keys> {
-        let secret = Secret::from_hex(&"01".repeat(32)).unwrap();
-        Arc::new(Keys::create(&secret, Arc::new(Counted::default())).unwrap())
-    }
 
     fn create(keys: &Arc<Keys>) -> (Bytes, SealedDatabase) {
         let raw = Bytes::default();
@@ -765,9 +761,14 @@ mod tests {
 
     #[test]
     fn every_damage_of_a_page_is_an_error_as_is_another_place() {
-        let keys = keys();
-        let (raw, mut database) = create(&keys);
-        let (other_raw, mut other) = create(&keys);
+        for algorithm in Algorithm::ALL {
+            damage_pages(&keys_for(algorithm));
+        }
+    }
+
+    fn damage_pages(keys: &Arc<Keys>) {
+        let (raw, mut database) = create(keys);
+        let (other_raw, mut other) = create(keys);
         for number in 1..=3 {
             put(&mut database, &raw, number, number as u8);
             put(&mut other, &other_raw, number, number as u8);
@@ -959,8 +960,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_file_of_pages(steps in prop::collection::vec((0..2_usize, step()), 1..40)) {
-            let keys = keys();
+        fn it_is_a_file_of_pages(steps in prop::collection::vec((0..2_usize, step()), 1..40), algorithm in prop::sample::select(&Algorithm::ALL[..])) {
+            let keys = keys_for(algorithm);
             let (raw, mut first) = create(&keys);
             put(&mut first, &raw, 1, 5);
             let mut model = page(5).to_vec();

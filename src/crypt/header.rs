@@ -7,7 +7,7 @@
 //!   0  16  "replica sealed\r\n"
 //!  16   2  version of the format: 1
 //!  18   1  derivation of the key-encryption key: 0 raw key, 1 Argon2id
-//!  19   1  0
+//!  19   1  cipher: 0 XChaCha20-Poly1305, 1 XAES-256-GCM
 //!  20   4  page size in bytes; 0 as long as it is not known
 //!  24   4  Argon2id: memory in KiB
 //!  28   4  Argon2id: passes
@@ -18,7 +18,7 @@
 //!  64  16  salt
 //!  80  24  nonce of the wrapped data key
 //! 104  16  tag of the wrapped data key
-//! 120  32  the data key, wrapped; authenticated with it: bytes 0..20, 24..40 and 48..80
+//! 120  32  the data key, wrapped with XChaCha20-Poly1305; authenticated with it: bytes 0..20, 24..40 and 48..80
 //! 152   4  complete: the record of every page up to this one has been written
 //! 156   4  rollback journal: 0 not needed; 1 pages are written whose former content is in it; 2 all
 //!          pages of that transaction are written, it is about to go
@@ -37,8 +37,9 @@
 //! other one still counts: so that a change of the key happens as a whole.
 
 use super::RawFile;
-use super::cipher::{Seal, TAG_BYTES};
+use super::cipher::Algorithm;
 use super::key::{Keys, equal};
+use super::seal::{Seal, TAG_BYTES};
 use crate::error::{Error, Result};
 use crate::page::PageSize;
 
@@ -142,6 +143,7 @@ pub enum Found {
 #[derive(Clone)]
 pub struct Header {
     bytes: [u8; USED_BYTES],
+    algorithm: Algorithm,
     derivation: Derivation,
     page_size: Option<PageSize>,
     /// Which copy it is: 0 or 1.
@@ -199,8 +201,14 @@ impl Header {
             word(stored, 28),
             word(stored, 32),
         )?;
+        let algorithm = Algorithm::numbered(stored[19]).ok_or_else(|| {
+            Error::CannotOpen(
+                "the encrypted file has a cipher that this extension does not know".to_owned(),
+            )
+        })?;
         Ok(Self {
             bytes,
+            algorithm,
             derivation,
             page_size,
             copy,
@@ -212,6 +220,7 @@ impl Header {
     pub(super) fn new(keys: &Keys, id: [u8; 16], page_size: Option<PageSize>) -> Result<Self> {
         let mut header = Self {
             bytes: [0; USED_BYTES],
+            algorithm: keys.algorithm(),
             derivation: Derivation::Raw,
             page_size,
             copy: 1,
@@ -219,6 +228,7 @@ impl Header {
         };
         header.bytes[..16].copy_from_slice(MAGIC);
         header.put(16, &VERSION.to_le_bytes());
+        header.put(19, &[header.algorithm.number()]);
         header.put(20, &page_size.map_or(0, PageSize::get).to_le_bytes());
         header.put(40, &1_u64.to_le_bytes());
         header.put(48, &id);
@@ -378,6 +388,11 @@ impl Header {
         }
     }
 
+    /// What is sealed for it is sealed with this cipher.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     pub(super) fn derivation(&self) -> Derivation {
         self.derivation
     }
@@ -482,7 +497,8 @@ mod tests {
     use super::*;
 
     fn made(secret: &Secret) -> (Bytes, Keys, Header) {
-        let keys = Keys::create(secret, Arc::new(Counted::default())).unwrap();
+        let keys =
+            Keys::create(secret, Algorithm::Xaes256Gcm, Arc::new(Counted::default())).unwrap();
         let header = keys.new_header(None).unwrap();
         let file = Bytes::default();
         header.create(&file).unwrap();

@@ -33,10 +33,11 @@
 use std::sync::Arc;
 
 use super::RawFile;
-use super::cipher::{Nonces, OVERHEAD, Seal, TAG_BYTES};
 use super::database::{SealedPage, associated, read_all, write_all};
 use super::header::Backfill;
 use super::key::Keys;
+use super::nonces::Nonces;
+use super::seal::{OVERHEAD, Seal, TAG_BYTES};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
 

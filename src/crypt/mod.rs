@@ -2,8 +2,9 @@
 //! log and journals. No SQLite handle, no files, no randomness of its own: the bytes on disk are
 //! reached through [`RawFile`], random bytes through [`Entropy`].
 //!
-//! Everything is sealed with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) under a nonce of its
-//! own for every write. What is *not* defended:
+//! Everything of a database is sealed with one cipher, which its header names: XAES-256-GCM (C2SP),
+//! or XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03) where the processor that made it has no
+//! instructions for AES; under a nonce of its own for every write. What is *not* defended:
 //!
 //! - putting back the whole set of files as it was at an earlier time;
 //! - an older sealed image of a page at its own place, or in the log a frame that was written at the
@@ -21,6 +22,10 @@ pub mod database;
 pub mod header;
 pub mod key;
 pub mod log;
+pub mod nonces;
+pub mod seal;
+pub mod xaes;
+pub mod xchacha;
 
 #[cfg(test)]
 pub(crate) mod memory;

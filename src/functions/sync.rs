@@ -96,7 +96,7 @@ pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
         )));
     };
     let known = registry::secrets(&path).or(Settings::from_environment());
-    let _keys = host.unlock(&path, known.key.as_ref())?;
+    let _keys = host.unlock(&path, known.key.as_ref(), None)?;
     let role = forgotten_role(&*host, &path)?;
     for file in paths::all(&path) {
         match std::fs::remove_file(&file) {
