@@ -25,11 +25,12 @@
 use std::sync::Arc;
 
 use super::RawFile;
-use super::database::{read_all, write_all};
 use super::header::{Journal, Rollback};
 use super::key::Keys;
 use super::nonces::Nonces;
+use super::raw::{MOST_BYTES, read_all, write_all};
 use super::seal::OVERHEAD;
+use super::super_journal::{self, JOURNAL_MAGIC as MAGIC};
 use crate::error::{Error, Result};
 
 /// Bytes of a block of a journal: SQLite's sector, with SQLITE_IOCAP_POWERSAFE_OVERWRITE.
@@ -40,12 +41,6 @@ const LENGTH: usize = 2;
 
 /// Where the header of a journal has the number that is another one in each.
 const NONCE_AT: usize = 12;
-
-/// What a journal begins with, and what stands behind the name of a super-journal at its end.
-const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
-
-/// Bytes gathered for one call of the file beneath.
-const MOST_BYTES: usize = 1 << 16;
 
 /// Which blocks of a file must open.
 #[derive(Clone, Copy)]
@@ -103,7 +98,7 @@ impl SealedBlocks {
         Self {
             reliable: Reliable::Start { journal, first },
             // A super-journal goes when all databases of its transaction are complete. As long as one
-            // is not, it has to be rolled back, whoever took the super-journal away.
+            // is not, it has to be rolled back, even where somebody took the super-journal away.
             hides_super: matches!(rollback, Rollback::Needed(_)),
             ..Self::new(keys, file_id, JOURNAL_BLOCK)
         }
@@ -138,6 +133,20 @@ impl SealedBlocks {
             };
         }
         Ok(())
+    }
+
+    /// The super-journal that this journal names, and whose name is kept from SQLite.
+    pub fn hidden_super(&mut self, raw: &dyn RawFile) -> Result<Option<String>> {
+        if !self.hides_super {
+            return Ok(None);
+        }
+        let size = self.size(raw)?;
+        super_journal::named_at_end(size, |buffer, offset| self.read_range(raw, buffer, offset))
+    }
+
+    /// That is still there: SQLite may see its name, and takes it away when it has rolled back.
+    pub fn show_super(&mut self) {
+        self.hides_super = false;
     }
 
     /// A journal was written: its header begins another one.

@@ -21,12 +21,10 @@ use super::RawFile;
 use super::header::{Backfill, HEADER_BYTES, Header, Journal, Rollback};
 use super::key::Keys;
 use super::nonces::Nonces;
+use super::raw::{MOST_BYTES, read_all, write_all};
 use super::seal::{OVERHEAD, Seal};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
-
-/// The most bytes of one call of the file beneath.
-const MOST_BYTES: usize = 1 << 16;
 
 /// Times the same header is read again before it is believed that the file was cut.
 const MOST_LOOKS: u32 = 3;
@@ -635,27 +633,6 @@ fn records(raw: &dyn RawFile, size: PageSize) -> Result<u32> {
     let bytes = raw.size()?.saturating_sub(HEADER_BYTES);
     u32::try_from(bytes / (size.bytes() + OVERHEAD) as u64)
         .map_err(|_| Error::Corrupt("the encrypted database is too large".to_owned()))
-}
-
-/// Reads with calls that are short enough.
-pub(super) fn read_all(raw: &dyn RawFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    for chunk in buffer.chunks_mut(MOST_BYTES) {
-        let read = raw.read(chunk, offset + done as u64)?;
-        done += read;
-        if read < chunk.len() {
-            break;
-        }
-    }
-    Ok(done)
-}
-
-/// Writes with calls that are short enough.
-pub(super) fn write_all(raw: &dyn RawFile, data: &[u8], offset: u64) -> Result<()> {
-    for (at, chunk) in data.chunks(MOST_BYTES).enumerate() {
-        raw.write(chunk, offset + (at * MOST_BYTES) as u64)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

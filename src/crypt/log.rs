@@ -33,10 +33,11 @@
 use std::sync::Arc;
 
 use super::RawFile;
-use super::database::{SealedPage, associated, read_all, write_all};
+use super::database::{SealedPage, associated};
 use super::header::Backfill;
 use super::key::Keys;
 use super::nonces::Nonces;
+use super::raw::{MOST_BYTES, read_all, write_all};
 use super::seal::{OVERHEAD, Seal, TAG_BYTES};
 use crate::error::{Error, Result};
 use crate::page::{PageNumber, PageSize};
@@ -49,8 +50,6 @@ const FRAME_HEADER: usize = 24;
 const START: usize = MAGIC.len() + OVERHEAD + LOG_HEADER;
 /// The sealed header of a frame, on disk.
 const SEALED_HEADER: usize = OVERHEAD + FRAME_HEADER + TAG_BYTES;
-/// What is written in one call, if a frame is not longer.
-const MOST_BYTES: usize = 1 << 16;
 
 /// What a frame that does not open means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,6 +13,7 @@ use sqlite::{sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 use super::base::BaseFile;
 use super::log_file::{Link, LogFile};
 use super::main_file::{self, MainFile};
+use super::super_file::SuperFile;
 use crate::crypt::RawFile;
 use crate::crypt::blocks::SealedBlocks;
 use crate::crypt::log::SealedLog;
@@ -49,6 +50,8 @@ pub enum Kind {
     Log(LogFile),
     /// A journal of an encrypted database, with what connects it to that, or a temporary file.
     Blocks(Box<SealedBlocks>, Option<Arc<Link>>),
+    /// A super-journal in which encrypted databases take part, or may.
+    Super(SuperFile),
 }
 
 /// Fills in the memory of a file SQLite is opening.
@@ -288,6 +291,7 @@ impl OpenFile {
                 None => RawFile::read(base, buffer, offset),
             },
             (Kind::Blocks(blocks, _), Some(base)) => blocks.read(base, buffer, offset),
+            (Kind::Super(names), _) => Ok(names.read(buffer, offset)),
             (_, None) => Ok(0),
         }
     }
@@ -297,7 +301,7 @@ impl OpenFile {
         match &self.kind {
             Kind::Main(main) => !main.is_sealed() && self.base.is_some(),
             Kind::Log(log) => log.sealed.is_none(),
-            Kind::Blocks(..) => false,
+            Kind::Blocks(..) | Kind::Super(_) => false,
         }
     }
 
@@ -312,6 +316,7 @@ impl OpenFile {
                 Some(link) => link.with(|log| log.write(base, data, offset)),
                 None => RawFile::write(base, data, offset),
             },
+            Kind::Super(names) => names.write(base, data, offset),
             Kind::Blocks(blocks, link) => {
                 blocks.write(base, data, offset)?;
                 if let Some(link) = link {
@@ -358,6 +363,7 @@ impl OpenFile {
                 Some(link) => link.with(|log| log.truncate(base, size)),
                 None => RawFile::truncate(base, size),
             },
+            Kind::Super(_) => Ok(()),
             Kind::Blocks(blocks, link) => {
                 blocks.truncate(base, size)?;
                 if let Some(link) = link {
@@ -383,6 +389,7 @@ impl OpenFile {
                 None => RawFile::size(base),
             },
             Kind::Blocks(blocks, _) => blocks.size(base),
+            Kind::Super(names) => Ok(names.size()),
         }
     }
 
