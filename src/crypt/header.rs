@@ -33,8 +33,9 @@
 //! ```
 //!
 //! Every change is written over the older copy, with the next sequence; and over the same one again
-//! until that is synced, so that the other one is durable. A copy that was torn is not whole, and the
-//! other one still counts: so that a change of the key happens as a whole.
+//! until that is synced, so that the other one is durable. Nobody knows whether others have synced
+//! theirs: it is synced before the first change. A copy that was torn is not whole, and the other one
+//! still counts: so that a change of the key happens as a whole.
 
 use super::RawFile;
 use super::cipher::Algorithm;
@@ -139,6 +140,17 @@ pub enum Found {
     Sealed(Box<Header>),
 }
 
+/// Whether a copy is durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It was found: others have written it.
+    Unknown,
+    /// It was written here, and not synced since.
+    Unsynced,
+    /// It is.
+    Durable,
+}
+
 /// The header that counts.
 #[derive(Clone)]
 pub struct Header {
@@ -148,8 +160,7 @@ pub struct Header {
     page_size: Option<PageSize>,
     /// Which copy it is: 0 or 1.
     copy: usize,
-    /// Whether it was written here and not synced since.
-    unsynced: bool,
+    state: State,
 }
 
 impl Header {
@@ -212,7 +223,7 @@ impl Header {
             derivation,
             page_size,
             copy,
-            unsynced: false,
+            state: State::Unknown,
         })
     }
 
@@ -224,7 +235,7 @@ impl Header {
             derivation: Derivation::Raw,
             page_size,
             copy: 1,
-            unsynced: false,
+            state: State::Durable,
         };
         header.bytes[..16].copy_from_slice(MAGIC);
         header.put(16, &VERSION.to_le_bytes());
@@ -278,7 +289,7 @@ impl Header {
     /// Writes the header over the older copy as well.
     pub fn overwrite(&mut self, file: &dyn RawFile, keys: &Keys) -> Result<()> {
         let mut next = self.clone();
-        next.unsynced = false;
+        next.state = State::Durable;
         next.write_next(file, keys)?;
         *self = next;
         Ok(())
@@ -286,7 +297,7 @@ impl Header {
 
     /// The file was synced: the copy that counts is durable.
     pub(super) fn synced(&mut self) {
-        self.unsynced = false;
+        self.state = State::Durable;
     }
 
     /// Takes over what others have written since.
@@ -304,10 +315,13 @@ impl Header {
     }
 
     fn write_next(&mut self, file: &dyn RawFile, keys: &Keys) -> Result<()> {
-        if !self.unsynced {
+        if self.state == State::Unknown {
+            file.sync()?;
+        }
+        if self.state != State::Unsynced {
             self.copy = 1 - self.copy;
         }
-        self.unsynced = true;
+        self.state = State::Unsynced;
         let sequence = sequence(&self.bytes).wrapping_add(1);
         self.put(40, &sequence.to_le_bytes());
         self.finish(keys);
@@ -582,6 +596,32 @@ mod tests {
             }
             assert_eq!(found(&Bytes::of(bytes)).complete(), pages);
             header.synced();
+        }
+    }
+
+    /// Two processes change the header in turn; each syncs now and then.
+    #[test]
+    fn a_torn_change_never_takes_the_header_away() {
+        for seed in 0..64_u32 {
+            let (file, keys, header) = made(&raw("01"));
+            let mut headers = [header, found(&file)];
+            for turn in 0..12 {
+                let bits = seed.wrapping_mul(0x9e37_79b9) >> turn;
+                let header = &mut headers[(bits & 1) as usize];
+                header
+                    .update(&file, &keys, |header| header.complete(turn))
+                    .unwrap();
+                if bits & 6 == 0 {
+                    file.sync().unwrap();
+                    header.synced();
+                }
+                // Power fails, and everything that was not synced is torn.
+                let mut bytes = file.copy();
+                for (at, before) in file.synced.borrow().iter().enumerate() {
+                    bytes[at] ^= u8::from(bytes[at] != *before);
+                }
+                assert!(keys.own(&found(&Bytes::of(bytes))), "{seed} {turn}");
+            }
         }
     }
 

@@ -33,6 +33,8 @@ pub struct Bytes {
     pub fail_after: RefCell<Option<usize>>,
     pub writes: RefCell<usize>,
     pub reads: RefCell<usize>,
+    /// As it was when it was synced.
+    pub synced: RefCell<Vec<u8>>,
 }
 
 impl Bytes {
@@ -101,6 +103,7 @@ impl RawFile for Bytes {
     }
 
     fn sync(&self) -> Result<()> {
+        *self.synced.borrow_mut() = self.copy();
         Ok(())
     }
 }

@@ -510,6 +510,14 @@ impl OpenFile {
                         return code_of(Err(error));
                     }
                 }
+                // A transaction ends; without a sync, and perhaps without giving its lock back.
+                sqlite::SQLITE_FCNTL_COMMIT_PHASETWO => {
+                    if let Some(base) = &self.base
+                        && let Err(error) = main.end_write(base)
+                    {
+                        last_error::note(&error);
+                    }
+                }
                 // All pages of a transaction are written, whether they are synced then or not.
                 sqlite::SQLITE_FCNTL_SYNC => {
                     if let Some(base) = &self.base

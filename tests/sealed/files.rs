@@ -217,6 +217,26 @@ fn the_first_transaction_may_be_large() {
     }
 }
 
+/// Nothing is synced, and no lock is given back: pages are known to be there all the same.
+#[test]
+fn a_page_that_was_never_synced_cannot_be_taken_away() {
+    for mode in ["DELETE", "TRUNCATE", "PERSIST"] {
+        let directory = directory();
+        let path = directory.path().join("app.db");
+        let mut shell = Shell::replica(&path, &raw());
+        shell.sql(&format!(
+            "PRAGMA journal_mode = {mode}; PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF"
+        ));
+        shell.sql("CREATE TABLE note(extra BLOB); INSERT INTO note VALUES (randomblob(100000))");
+        shell.kill();
+        let mut bytes = std::fs::read(&path).expect("file");
+        let last = bytes.len() - 4136;
+        bytes[last..].fill(0);
+        std::fs::write(&path, bytes).expect("write");
+        Shell::replica(&path, &raw()).refused("SELECT hex(extra) FROM note");
+    }
+}
+
 /// Two processes open a file that is not there with one passphrase; whoever writes first makes it.
 #[test]
 fn who_comes_second_to_a_new_database_uses_it() {
