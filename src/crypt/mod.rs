@@ -25,6 +25,7 @@ pub mod header;
 pub mod key;
 pub mod log;
 pub mod nonces;
+pub mod page;
 pub(crate) mod raw;
 pub mod seal;
 pub mod super_journal;

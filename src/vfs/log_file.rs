@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 
 use super::base::BaseFile;
-use crate::crypt::database::SealedPage;
 use crate::crypt::header::{Backfill, Journal};
 use crate::crypt::log::{Damage, SealedLog};
+use crate::crypt::page::SealedPage;
 use crate::error::{Error, Result};
 
 /// A log the host has open.

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::cipher::Algorithm;
 use super::super::memory::{Bytes, keys, keys_for};
+use super::super::page::associated;
 use super::*;
 
 const SIZE: usize = 512;
