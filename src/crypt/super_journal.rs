@@ -76,7 +76,8 @@ pub fn decode(path: &str, bytes: &[u8], keys: &[impl AsRef<Keys>]) -> Option<Vec
     let [count, length] = [count, length].map(|number| u32::from_le_bytes(*number) as usize);
     let size = length.checked_add(ID_BYTES + OVERHEAD)?;
     let records = rest.get(..count.checked_mul(size)?)?;
-    let mut names = vec![0; length];
+    // Of no record the length says nothing.
+    let mut names = vec![0; length.min(records.len())];
     for (id, record) in records
         .chunks_exact(size)
         .filter_map(<[u8]>::split_first_chunk)
@@ -174,6 +175,8 @@ mod tests {
         assert!(decode("/folder/a.db-mj0012", &bytes, &[Arc::clone(&one)]).is_none());
         let hidden = |needle: &[u8]| !bytes.windows(needle.len()).any(|part| part == needle);
         assert!(hidden(b"-journal") && hidden(b"b.db"));
+        let none = [start(PATH).as_slice(), &MAGIC, &[0; 4], &[0xff; 4]].concat();
+        assert!(decode(PATH, &none, &[Arc::clone(&one)]).is_none());
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
