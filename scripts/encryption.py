@@ -11,7 +11,8 @@ import time
 
 RAW = "2a" * 32
 ROWS = 60_000
-ENGINES = ["plain", "replica", "sqlite3mc", "sqlcipher"]
+# The extension with the cipher it chooses here, and with the one for processors without instructions for AES.
+ENGINES = ["plain", "replica", "replica-chacha20", "sqlite3mc", "sqlcipher"]
 ROUNDS = 7
 LOADED = []
 
@@ -43,7 +44,9 @@ def connect(engine, library, path, secret):
         LOADED.append(library)
     key = f"hex:{RAW}" if secret == "raw" else "a passphrase"
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-    return apsw.Connection(f"file:{path}?vfs=replica&encryption_key={key}", flags=flags).execute
+    cipher = "&cipher=xchacha20-poly1305" if engine == "replica-chacha20" else ""
+    uri = f"file:{path}?vfs=replica&encryption_key={key}{cipher}"
+    return apsw.Connection(uri, flags=flags).execute
 
 
 def timed(work):
@@ -111,6 +114,7 @@ def main():
     python = {
         "plain": f"{hosts}/apsw/bin/python3",
         "replica": f"{hosts}/apsw/bin/python3",
+        "replica-chacha20": f"{hosts}/apsw/bin/python3",
         "sqlite3mc": f"{hosts}/sqlite3mc/bin/python3",
         "sqlcipher": f"{hosts}/sqlcipher/bin/python3",
     }
@@ -131,7 +135,7 @@ def main():
             times = sorted(times[work] for times in results[engine])
             median = statistics.median(times)
             print(
-                f"  {engine:10} {median:9.2f} ms [{times[0]:.2f}..{times[-1]:.2f}]  {median / plain:5.2f} x plain"
+                f"  {engine:16} {median:9.2f} ms [{times[0]:.2f}..{times[-1]:.2f}]  {median / plain:5.2f} x plain"
             )
 
 

@@ -65,20 +65,32 @@ fn replica_killed_200_times() {
         if anew {
             remove_database(&copy);
         }
-        let longest = if anew {
-            bootstrap
-        } else {
-            Duration::from_millis(150)
+        // Half of the kills come at a moment that is sought, however fast the machine is: a part of the file is
+        // there, or a sync was answered.
+        let (sought, longest) = match round % 6 {
+            0 => (Some(side_file(&copy, "-replica-part")), bootstrap / 8),
+            3 => (None, bootstrap),
+            _ => (None, Duration::from_millis(150)),
         };
         let mut replica = Shell::with_extension();
         replica.feed(&format!(".open \"{}\"", uri(&copy, &parameters)));
         replica.feed(&"SELECT replica_sync();\n".repeat(400));
+        let mut answers = Vec::new();
+        let begun = Instant::now();
+        let is_there = |answers: &[String]| match &sought {
+            Some(part) => part.exists() || !answers.is_empty(),
+            None => round % 3 != 1 || !answers.is_empty(),
+        };
+        while !is_there(&answers) && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(1));
+            answers.extend(replica.fed_output());
+        }
         let transactions = random.random_range(1..=6);
         primary.shell().feed(&bank.transactions(transactions));
         // The random moment is the test.
         std::thread::sleep(longest.mul_f64(random.random()));
         let errors = replica.fed_errors();
-        let answers = replica.kill();
+        answers.extend(replica.kill());
         primary.shell().settle();
         assert!(errors.is_empty(), "round {round}: {errors:?}");
         let context = format!(

@@ -143,6 +143,34 @@ fn nothing_of_the_content_reaches_a_file() {
     }
 }
 
+/// The journals of one transaction over two databases are named in a file that is gone with it.
+#[test]
+fn a_super_journal_names_no_journal_in_the_clear() {
+    for (parameters, named) in [
+        (format!("encryption_key={KEY}"), false),
+        (String::new(), true),
+    ] {
+        let space = harness::directory();
+        let trace = space.path().join("trace");
+        let recorder = Recorder::new(&space.path().join("files"), &trace);
+        let [app, other] =
+            ["app.db", "other.db"].map(|name| uri(&recorder.dir().join(name), &parameters));
+        let sql = format!(
+            "ATTACH '{other}' AS other; CREATE TABLE main.t(x); CREATE TABLE other.t(x);
+             BEGIN; INSERT INTO main.t VALUES (1); INSERT INTO other.t VALUES (1); COMMIT;"
+        );
+        host(&recorder, &app, &sql, "");
+        let recorded = std::fs::read(&trace).expect("trace");
+        let holds = |needle: &[u8]| {
+            recorded
+                .windows(needle.len())
+                .any(|window| window == needle)
+        };
+        assert!(holds(b"app.db-mj"), "a super-journal was written");
+        assert_eq!(holds(b"other.db-journal"), named);
+    }
+}
+
 /// A replica that is made, synced and killed, and its state store.
 #[test]
 fn nothing_of_a_replica_reaches_a_file() {

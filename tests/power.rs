@@ -26,3 +26,5 @@ mod sealed;
 mod storage;
 #[path = "power/trace.rs"]
 mod trace;
+#[path = "power/two.rs"]
+mod two;

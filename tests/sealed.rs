@@ -17,3 +17,11 @@ pub const RAW: &str = "hex:000102030405060708090a0b0c0d0e0f101112131415161718191
 pub fn raw() -> String {
     format!("encryption_key={RAW}")
 }
+
+/// What a database may be encrypted with.
+pub const CIPHERS: [&str; 2] = ["xaes-256-gcm", "xchacha20-poly1305"];
+
+/// The parameters that make a database with one of them.
+pub fn raw_with(cipher: &str) -> String {
+    format!("{}&cipher={cipher}", raw())
+}

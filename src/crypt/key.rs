@@ -7,17 +7,19 @@
 //! - a passphrase: Argon2id (RFC 9106), version 0x13, 32 bytes, with the parameters of the header.
 //!
 //! What is sealed is sealed under `BLAKE3 derive_key(context, data key)`, with a context for each
-//! kind of record. The state store beside a database has the same data key, so that one derivation
+//! kind of record, with the cipher that the header names. The state store beside a database has the same data key, so that one derivation
 //! opens both.
 
 use std::sync::Arc;
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Argon2, Params, Version};
 use zeroize::Zeroizing;
 
 use super::Entropy;
-use super::cipher::{Cipher, Nonces, Seal};
+use super::cipher::{Algorithm, Cipher};
 use super::header::{Derivation, Header};
+use super::nonces::Nonces;
+use super::seal::Seal;
 use crate::error::{Error, Result};
 use crate::page::PageSize;
 
@@ -26,6 +28,9 @@ const PAGES: &str = "sqlite-replica v1 pages";
 const FRAMES: &str = "sqlite-replica v1 frame headers";
 const BLOCKS: &str = "sqlite-replica v1 blocks";
 const HEADERS: &str = "sqlite-replica v1 file headers";
+
+/// What the data key is wrapped with, in every file.
+const WRAPPING: Algorithm = Algorithm::XChaCha20Poly1305;
 
 /// Thirty-two bytes that are wiped when they are dropped.
 pub(super) type KeyBytes = Zeroizing<[u8; 32]>;
@@ -109,7 +114,7 @@ impl Secret {
             ) => {
                 let failed = |error| Error::Internal(format!("Argon2id: {error}"));
                 let params = Params::new(memory, passes, lanes, Some(32)).map_err(failed)?;
-                Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+                Argon2::new(argon2::Algorithm::Argon2id, Version::V0x13, params)
                     .hash_password_into(text, salt, &mut key[..])
                     .map_err(failed)?;
             }
@@ -132,6 +137,7 @@ pub(super) fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
 /// The keys of an open database, shared by all that has it open in this process.
 pub struct Keys {
     data: KeyBytes,
+    algorithm: Algorithm,
     wrapping: KeyBytes,
     derivation: Derivation,
     salt: [u8; 16],
@@ -151,17 +157,21 @@ pub struct Keys {
 
 impl Keys {
     /// Keys of a database that is to be made: a new data key.
-    pub fn create(secret: &Secret, entropy: Arc<dyn Entropy>) -> Result<Self> {
+    pub fn create(
+        secret: &Secret,
+        algorithm: Algorithm,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self> {
         let mut data = KeyBytes::default();
         entropy.fill(&mut data[..])?;
-        Self::with_data(data, secret, entropy)
+        Self::with_data((data, algorithm), secret, entropy)
     }
 
     /// Keys for files that nobody opens again.
     pub fn ephemeral(entropy: Arc<dyn Entropy>) -> Result<Self> {
         let mut raw = Zeroizing::new([0; 32]);
         entropy.fill(&mut raw[..])?;
-        Self::create(&Secret::Raw(raw), entropy)
+        Self::create(&Secret::Raw(raw), Algorithm::fastest(), entropy)
     }
 
     /// The keys of an existing database; [`Error::NotADatabase`] where the secret is not its.
@@ -169,7 +179,7 @@ impl Keys {
         let wrapping = secret.derive(header.derivation(), header.salt())?;
         let (seal, ciphertext) = header.wrapped();
         let mut data = KeyBytes::default();
-        if !Cipher::new(&wrapping).open_into(
+        if !Cipher::new(WRAPPING, &wrapping).open_into(
             &seal,
             &header.wrapped_with(),
             ciphertext,
@@ -178,7 +188,7 @@ impl Keys {
             return Err(wrong("it is another one"));
         }
         let keys = Self::new(
-            data,
+            (data, header.algorithm()),
             wrapping,
             (header.derivation(), *header.salt()),
             secret,
@@ -194,10 +204,15 @@ impl Keys {
 
     /// The same data key under another secret.
     pub fn rekeyed(&self, secret: &Secret) -> Result<Self> {
-        Self::with_data(self.data.clone(), secret, Arc::clone(&self.entropy))
+        let data = (self.data.clone(), self.algorithm);
+        Self::with_data(data, secret, Arc::clone(&self.entropy))
     }
 
-    fn with_data(data: KeyBytes, secret: &Secret, entropy: Arc<dyn Entropy>) -> Result<Self> {
+    fn with_data(
+        data: (KeyBytes, Algorithm),
+        secret: &Secret,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self> {
         let mut salt = [0; 16];
         entropy.fill(&mut salt)?;
         let derivation = secret.derivation();
@@ -206,7 +221,7 @@ impl Keys {
     }
 
     fn new(
-        data: KeyBytes,
+        (data, algorithm): (KeyBytes, Algorithm),
         wrapping: KeyBytes,
         (derivation, salt): (Derivation, [u8; 16]),
         secret: &Secret,
@@ -219,10 +234,11 @@ impl Keys {
             check: Zeroizing::new(*blake3::keyed_hash(&check_key, secret.bytes()).as_bytes()),
             check_key,
             mac: derived(HEADERS),
-            pages: Cipher::new(&derived(PAGES)),
-            frames: Cipher::new(&derived(FRAMES)),
-            blocks: Cipher::new(&derived(BLOCKS)),
+            pages: Cipher::new(algorithm, &derived(PAGES)),
+            frames: Cipher::new(algorithm, &derived(FRAMES)),
+            blocks: Cipher::new(algorithm, &derived(BLOCKS)),
             data,
+            algorithm,
             wrapping,
             derivation,
             salt,
@@ -243,7 +259,7 @@ impl Keys {
 
     /// Whether a header was made with this data key, and not changed since.
     pub fn own(&self, header: &Header) -> bool {
-        header.has_mac(&self.mac)
+        header.has_mac(&self.mac) && header.algorithm() == self.algorithm
     }
 
     /// Whether the header's data key is wrapped by the key these keys came from.
@@ -263,6 +279,11 @@ impl Keys {
         Header::new(self, id, page_size)
     }
 
+    /// What is sealed with these keys is sealed with this cipher.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
     pub(super) fn derivation(&self) -> (Derivation, &[u8; 16]) {
         (self.derivation, &self.salt)
     }
@@ -275,7 +296,7 @@ impl Keys {
     pub(super) fn wrap(&self, associated: &[u8]) -> Result<(Seal, [u8; 32])> {
         let nonce = Nonces::new().next(&*self.entropy)?;
         let mut ciphertext = [0; 32];
-        let seal = Cipher::new(&self.wrapping).seal_into(
+        let seal = Cipher::new(WRAPPING, &self.wrapping).seal_into(
             nonce,
             associated,
             &self.data[..],
@@ -314,7 +335,7 @@ mod tests {
         let secrets = ["a passphrase", &format!("hex:{}", "07".repeat(32))]
             .map(|text| Secret::parse(text).unwrap());
         for (at, secret) in secrets.iter().enumerate() {
-            let keys = Keys::create(secret, entropy()).unwrap();
+            let keys = Keys::create(secret, Algorithm::Xaes256Gcm, entropy()).unwrap();
             let header = keys.new_header(None).unwrap();
             let opened = Keys::unlock(&header, secret, entropy()).unwrap();
             assert!(opened.same_data(&keys) && opened.own(&header) && opened.wraps(&header));
@@ -338,11 +359,11 @@ mod tests {
             Secret::from_hex(&"01".repeat(32)).unwrap(),
         );
         let entropy = entropy();
-        let keys = Keys::create(&old, Arc::clone(&entropy)).unwrap();
+        let keys = Keys::create(&old, Algorithm::Xaes256Gcm, Arc::clone(&entropy)).unwrap();
         let header = keys.new_header(None).unwrap();
         let rekeyed = keys.rekeyed(&new).unwrap();
         assert!(rekeyed.same_data(&keys) && rekeyed.own(&header) && !rekeyed.wraps(&header));
-        let other = Keys::create(&old, entropy).unwrap();
+        let other = Keys::create(&old, Algorithm::Xaes256Gcm, entropy).unwrap();
         assert!(!other.same_data(&keys) && !other.own(&header));
     }
 }

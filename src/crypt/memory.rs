@@ -1,10 +1,30 @@
 //! Files and random bytes in memory, for tests.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::cipher::Algorithm;
+use super::key::{Keys, Secret};
 use super::{Entropy, RawFile};
 use crate::error::{Error, Result};
+
+/// Keys of a database with this cipher.
+pub fn keys_for(algorithm: Algorithm) -> Arc<Keys> {
+    let secret = Secret::from_hex(&"01".repeat(32)).unwrap();
+    Arc::new(Keys::create(&secret, algorithm, Arc::new(Counted::default())).unwrap())
+}
+
+/// Keys of a database whose cipher does not matter.
+pub fn keys() -> Arc<Keys> {
+    keys_for(Algorithm::Xaes256Gcm)
+}
+
+/// Bytes in hexadecimal digits.
+pub fn hex<const N: usize>(digits: &str) -> [u8; N] {
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+    std::array::from_fn(|at| byte(2 * at))
+}
 
 /// A file in memory. `fail_after` counts the writes down to one that is torn in its middle.
 #[derive(Default)]
@@ -13,6 +33,8 @@ pub struct Bytes {
     pub fail_after: RefCell<Option<usize>>,
     pub writes: RefCell<usize>,
     pub reads: RefCell<usize>,
+    /// As it was when it was synced.
+    pub synced: RefCell<Vec<u8>>,
 }
 
 impl Bytes {
@@ -81,6 +103,7 @@ impl RawFile for Bytes {
     }
 
     fn sync(&self) -> Result<()> {
+        *self.synced.borrow_mut() = self.copy();
         Ok(())
     }
 }

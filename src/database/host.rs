@@ -8,6 +8,7 @@ use super::clock::Clock;
 use super::connection::Connection;
 use super::paths;
 use super::store::Store;
+use crate::crypt::cipher::Algorithm;
 use crate::crypt::key::{Keys, Secret};
 use crate::error::{Error, Result};
 use crate::wal::{LogFile, SharedIndex};
@@ -46,10 +47,15 @@ pub trait Host: Send + Sync {
     /// removed.
     fn open_scratch(&self, path: &Path) -> Result<Box<dyn Spool>>;
     /// The keys of the database at `path`, which `secret` opens, or is to encrypt where there is
-    /// nothing yet. `None` for a plain one, where no secret is given.
+    /// nothing yet, with this cipher. `None` for a plain one, where no secret is given.
     /// [`Error::NotADatabase`](crate::error::Error::NotADatabase) where the secret is missing, or
     /// another one.
-    fn unlock(&self, path: &Path, secret: Option<&Secret>) -> Result<Option<Arc<Keys>>>;
+    fn unlock(
+        &self,
+        path: &Path,
+        secret: Option<&Secret>,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Option<Arc<Keys>>>;
     /// Whether the data key of the encrypted file at `path` is wrapped under the secret of `keys`, as
     /// far as it is theirs.
     fn is_wrapped(&self, path: &Path, keys: &Keys) -> Result<bool>;

@@ -27,6 +27,12 @@ pub fn find(path: &Path) -> Option<Arc<Keys>> {
     find(path).or_else(|| find(&paths::owner(path)?))
 }
 
+/// All of them.
+pub fn all() -> Vec<Arc<Keys>> {
+    let open = OPEN.lock();
+    open.values().flatten().filter_map(Weak::upgrade).collect()
+}
+
 /// Remembers the keys of a database for as long as somebody has them.
 pub fn put(path: &Path, keys: &Arc<Keys>) {
     ANY.store(true, Ordering::Release);

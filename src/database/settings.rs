@@ -7,11 +7,12 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::store::Store;
+use crate::crypt::cipher::Algorithm;
 use crate::crypt::key::Secret;
 use crate::error::{Error, Result};
 
 /// Names a URI, `replica_configure` or the environment may give.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 14] = [
     "sync_url",
     "auth_token",
     "sync_timeout",
@@ -21,6 +22,7 @@ pub const NAMES: [&str; 13] = [
     "read_your_writes",
     "encryption_key",
     "key_file",
+    "cipher",
     "write_mode",
     "on_conflict",
     "ca_file",
@@ -73,6 +75,8 @@ pub struct Settings {
     pub auth_token: Option<String>,
     /// The key the files are encrypted with. A secret as well.
     pub key: Option<Secret>,
+    /// What a database that is made now is encrypted with.
+    pub cipher: Option<Algorithm>,
     /// To connect, and to wait for the next byte.
     pub sync_timeout: Option<Duration>,
     /// PEM file of the authority to trust in place of the system's. No secret.
@@ -91,6 +95,7 @@ impl Settings {
             // Of two in one source the key itself counts.
             "key_file" if self.key.is_some() => {}
             "key_file" => self.key = Some(key_in(value)?),
+            "cipher" => self.cipher = Some(cipher(value)?),
             "sync_timeout" => self.sync_timeout = Some(timeout(value)?),
             "ca_file" => self.ca_file = Some(ca_file(value)?),
             "write_mode" => self.write_mode = Some(WriteMode::parse(value)?),
@@ -114,6 +119,7 @@ impl Settings {
             sync_url: None,
             auth_token: None,
             key: Some(_),
+            cipher: _,
             sync_timeout: None,
             ca_file: None,
             write_mode: None,
@@ -190,6 +196,7 @@ impl Settings {
             sync_url: self.sync_url.or(other.sync_url),
             auth_token: self.auth_token.or(other.auth_token),
             key: self.key.or(other.key),
+            cipher: self.cipher.or(other.cipher),
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
             ca_file: self.ca_file.or(other.ca_file),
             write_mode: self.write_mode.or(other.write_mode),
@@ -214,6 +221,13 @@ fn timeout(value: &str) -> Result<Duration> {
             "sync_timeout={value}: seconds from 1 to {LONGEST_TIMEOUT} are wanted"
         ))),
     }
+}
+
+fn cipher(value: &str) -> Result<Algorithm> {
+    Algorithm::named(value).ok_or_else(|| {
+        let [one, other] = Algorithm::ALL.map(Algorithm::name);
+        Error::Misuse(format!("cipher={value}: {one} or {other} is wanted"))
+    })
 }
 
 /// The key in the first line of a file.

@@ -95,7 +95,16 @@ pub fn forget(call: &Call<'_>) -> Result<Option<String>> {
         )));
     };
     let known = registry::secrets(&path).or(Settings::from_environment());
-    let _keys = host.unlock(&path, known.key.as_ref())?;
+    let _keys = host
+        .unlock(&path, known.key.as_ref(), None)
+        .map_err(|error| match (&known.key, error) {
+            (None, Error::NotADatabase(_)) => Error::NotADatabase(format!(
+                "{} is encrypted: give its key before, by SELECT replica_configure(file, \
+                 '{{\"encryption_key\": \"…\"}}') or REPLICA_ENCRYPTION_KEY",
+                path.display()
+            )),
+            (_, error) => error,
+        })?;
     let role = forgotten_role(&*host, &path)?;
     for file in paths::all(&path) {
         host.remove(&file)?;

@@ -120,10 +120,11 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
     }
     // First: nothing is kept of a key that does not fit. The keys live as long as the store is open.
     let given = settings.key.clone().or(secrets(path).key);
-    let _keys = host.unlock(path, given.as_ref())?;
+    let _keys = host.unlock(path, given.as_ref(), settings.cipher)?;
     let known = Settings {
         auth_token: settings.auth_token.clone(),
         key: settings.key.clone(),
+        cipher: settings.cipher,
         ..Settings::default()
     };
     let known = known.or(secrets(path));

@@ -14,6 +14,7 @@ use sqlite::{sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 use super::base::BaseFile;
 use super::log_file::{Link, LogFile};
 use super::main_file::{self, MainFile};
+use super::super_file::SuperFile;
 use crate::crypt::RawFile;
 use crate::crypt::blocks::SealedBlocks;
 use crate::crypt::log::SealedLog;
@@ -52,6 +53,8 @@ pub enum Kind {
     Log(LogFile),
     /// A journal of an encrypted database, with what connects it to that, or a temporary file.
     Blocks(Box<SealedBlocks>, Option<Arc<Link>>),
+    /// A super-journal in which encrypted databases take part, or may.
+    Super(SuperFile),
 }
 
 /// Fills in the memory of a file SQLite is opening.
@@ -288,6 +291,7 @@ impl OpenFile {
             (Kind::Main(main), base) => main_file::read_sealed(main, base.as_ref(), buffer, offset),
             (Kind::Log(log), Some(base)) => log.beneath(base).read(buffer, offset),
             (Kind::Blocks(blocks, _), Some(base)) => blocks.read(base, buffer, offset),
+            (Kind::Super(names), _) => Ok(names.read(buffer, offset)),
             (_, None) => Ok(0),
         }
     }
@@ -297,7 +301,7 @@ impl OpenFile {
         match &self.kind {
             Kind::Main(main) => !main.is_sealed() && self.base.is_some(),
             Kind::Log(log) => log.sealed.is_none(),
-            Kind::Blocks(..) => false,
+            Kind::Blocks(..) | Kind::Super(_) => false,
         }
     }
 
@@ -312,6 +316,7 @@ impl OpenFile {
                 Some(writing) => writing.lock().write(&log.beneath(base), data, offset),
                 None => log.beneath(base).write(data, offset),
             },
+            Kind::Super(names) => names.write(base, data, offset),
             Kind::Blocks(blocks, link) => {
                 blocks.write(base, data, offset)?;
                 if let Some(link) = link {
@@ -361,6 +366,7 @@ impl OpenFile {
                 Some(link) => link.with(|log| log.truncate(base, size)),
                 None => RawFile::truncate(base, size),
             },
+            Kind::Super(_) => Ok(()),
             Kind::Blocks(blocks, link) => {
                 blocks.truncate(base, size)?;
                 if let Some(link) = link {
@@ -386,6 +392,7 @@ impl OpenFile {
                 None => RawFile::size(base),
             },
             Kind::Blocks(blocks, _) => blocks.size(base),
+            Kind::Super(names) => Ok(names.size()),
         }
     }
 
@@ -532,6 +539,14 @@ impl OpenFile {
                         && let Err(error) = sealed.some_copied(base)
                     {
                         return code_of(Err(error));
+                    }
+                }
+                // A transaction ends; without a sync, and perhaps without giving its lock back.
+                sqlite::SQLITE_FCNTL_COMMIT_PHASETWO => {
+                    if let Some(base) = &self.base
+                        && let Err(error) = main.end_write(base)
+                    {
+                        last_error::note(&error);
                     }
                 }
                 // All pages of a transaction are written, whether they are synced then or not.

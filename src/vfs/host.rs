@@ -15,6 +15,7 @@ use super::files::{OwnFile, OwnIndex};
 use super::register;
 use super::sealed::{SealedContent, SealedOwnLog, SealedScratch};
 use super::unlock;
+use crate::crypt::cipher::Algorithm;
 use crate::crypt::key::{Keys, Secret};
 use crate::database::clock::{Clock, SystemClock};
 use crate::database::connection::Connection;
@@ -140,8 +141,13 @@ impl Host for SqliteHost {
         })
     }
 
-    fn unlock(&self, path: &Path, secret: Option<&Secret>) -> Result<Option<Arc<Keys>>> {
-        unlock::unlock(self.vfs, path, secret)
+    fn unlock(
+        &self,
+        path: &Path,
+        secret: Option<&Secret>,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Option<Arc<Keys>>> {
+        unlock::unlock(self.vfs, path, secret, algorithm)
     }
 
     fn is_wrapped(&self, path: &Path, keys: &Keys) -> Result<bool> {

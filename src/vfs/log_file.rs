@@ -9,9 +9,9 @@ use parking_lot::Mutex;
 
 use super::base::BaseFile;
 use crate::crypt::RawFile;
-use crate::crypt::database::SealedPage;
 use crate::crypt::header::{Backfill, Journal};
 use crate::crypt::log::{Damage, SealedLog};
+use crate::crypt::page::SealedPage;
 use crate::error::{Error, Result};
 use crate::replica::writing::Writing;
 use crate::wal;

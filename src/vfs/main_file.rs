@@ -276,8 +276,9 @@ impl MainFile {
         let host = register::host()?;
         let secrets = registry::secrets(&self.path).or(Settings::from_environment());
         let secret = given.key.as_ref().or(secrets.key.as_ref());
+        let cipher = given.cipher.or(secrets.cipher);
         for last in [false, false, true] {
-            let keys = host.unlock(&self.path, secret)?;
+            let keys = host.unlock(&self.path, secret, cipher)?;
             if let Some(keys) = &keys {
                 self.may_be_encrypted()?;
                 rekey::finish(&*host, &self.path, keys)?;
@@ -433,7 +434,7 @@ impl MainFile {
     /// The keys of a file that another process has made since ours were drawn.
     fn keys_of(&self, header: &Header) -> Result<Arc<Keys>> {
         let keys = match &self.secret {
-            Some(secret) => register::host()?.unlock(&self.path, Some(secret))?,
+            Some(secret) => register::host()?.unlock(&self.path, Some(secret), None)?,
             None => keys::find(&self.path),
         };
         keys.filter(|keys| keys.own(header)).ok_or_else(|| {

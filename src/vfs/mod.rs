@@ -10,5 +10,6 @@ mod main_file;
 mod pragma;
 pub mod register;
 mod sealed;
+mod super_file;
 mod temporary;
 mod unlock;

@@ -12,6 +12,7 @@ use super::file::{self, Kind, LogOpening, ReplicaFile};
 use super::host::{self, SqliteHost};
 use super::log_file::{Link, LogFile};
 use super::main_file::{self, MainFile, Opening};
+use super::super_file::{self, SuperFile};
 use super::{temporary, unlock};
 use crate::crypt::blocks::SealedBlocks;
 use crate::crypt::header::Rollback;
@@ -208,8 +209,12 @@ unsafe extern "C" fn open(
             }
         }
         if flags & sqlite::SQLITE_OPEN_SUPER_JOURNAL != 0 && keys::any() {
-            // SAFETY: SQLite's own arguments.
-            match unsafe { open_named_journal(name, file, flags, out_flags) } {
+            // SAFETY: SQLite's own arguments; a super-journal, and what it names, has a name.
+            let opened = match unsafe { database_of(name, JOURNAL.0) } {
+                Some(database) => unsafe { open_named_journal(&database, file, flags, out_flags) },
+                None => unsafe { open_super(name, file, flags, out_flags) },
+            };
+            match opened {
                 Ok(false) => {}
                 opened => return answer(opened.map(drop)),
             }
@@ -348,7 +353,7 @@ pub(super) fn may_follow(path: &Path, immutable: bool, creates: bool) -> Result<
 
 /// What SQLite appends to the name of a database for its log, and for its journal.
 const LOG: (&str, NamePart) = ("-wal", NamePart::Log);
-const JOURNAL: (&str, NamePart) = ("-journal", NamePart::Journal);
+const JOURNAL: (&str, NamePart) = (super_file::JOURNAL, NamePart::Journal);
 
 /// The encrypted database that this process has open, where `name` is that of its log or journal.
 ///
@@ -451,6 +456,11 @@ unsafe fn open_journal(
         .base
         .open_path(sealed, NamePart::Journal, flags)?;
     blocks.recognise(&base)?;
+    if let Some(named) = blocks.hidden_super(&base)?
+        && registered.host.exists(Path::new(&named))?
+    {
+        blocks.show_super();
+    }
     link.journal_opened(blocks.as_journal());
     let kind = Kind::Blocks(Box::new(blocks), Some(link));
     // SAFETY: SQLite's own arguments.
@@ -464,30 +474,26 @@ unsafe fn open_journal(
 /// # Safety
 /// The arguments of SQLite's xOpen.
 unsafe fn open_named_journal(
-    name: *const c_char,
+    database: &Path,
     file: *mut sqlite3_file,
     flags: c_int,
     out_flags: *mut c_int,
 ) -> Result<bool> {
-    // SAFETY: a super-journal, and what it names, has a name.
-    let Some(database) = (unsafe { database_of(name, JOURNAL.0) }) else {
-        return Ok(false);
-    };
     let registered = REGISTERED.get().ok_or_else(not_loaded)?;
-    if !registered.host.exists(&paths::sealed_journal(&database))? {
+    if !registered.host.exists(&paths::sealed_journal(database))? {
         return Ok(false);
     }
-    let Some(id) = unlock::file_id(registered.base, &database)? else {
+    let Some(id) = unlock::file_id(registered.base, database)? else {
         return Ok(false);
     };
-    // Without its key the question stays open, and with it the super-journal.
-    let keys = keys::find(&database).ok_or_else(|| {
+    // It was open when the super-journal was read.
+    let keys = keys::find(database).ok_or_else(|| {
         Error::CannotOpen(format!(
             "{} took part in a transaction that was interrupted: open it first, or once more",
             database.display()
         ))
     })?;
-    let sealed = FileName::sealed(&database)?;
+    let sealed = FileName::sealed(database)?;
     let base = registered.base.open_path(
         sealed,
         NamePart::Journal,
@@ -497,6 +503,43 @@ unsafe fn open_named_journal(
     let kind = Kind::Blocks(Box::new(blocks), None);
     // SAFETY: SQLite's own arguments.
     unsafe { installed(file, (Some(base), flags), kind, out_flags) };
+    Ok(true)
+}
+
+/// Opens a super-journal, to write it or to read what a crash has left. False for one that SQLite is to
+/// read as it is.
+///
+/// # Safety
+/// The arguments of SQLite's xOpen.
+unsafe fn open_super(
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> Result<bool> {
+    let registered = REGISTERED.get().ok_or_else(not_loaded)?;
+    // SAFETY: a super-journal has a name.
+    let Ok(path) = unsafe { CStr::from_ptr(name) }.to_str() else {
+        return Ok(false);
+    };
+    // SAFETY: SQLite keeps the name until it closes the file.
+    let opened = unsafe { registered.base.open(name, flags) }?;
+    let names = match flags & sqlite::SQLITE_OPEN_CREATE != 0 {
+        true => Some(SuperFile::new(registered.base, path.to_owned())),
+        false => SuperFile::left(registered.base, path.to_owned(), &opened.0)?,
+    };
+    let Some(names) = names else {
+        return Ok(false);
+    };
+    // SAFETY: SQLite's own arguments.
+    unsafe {
+        installed(
+            file,
+            (Some(opened.0), opened.1),
+            Kind::Super(names),
+            out_flags,
+        )
+    };
     Ok(true)
 }
 
@@ -565,37 +608,13 @@ unsafe extern "C" fn access(
         // SAFETY: forwards SQLite's own arguments to the VFS that ours was made from.
         unsafe {
             let base = base_of(vfs);
-            let code = with_disk_name(name, |name| {
+            with_disk_name(name, |name| {
                 (*base).xAccess.map_or(sqlite::SQLITE_IOERR_ACCESS, |call| {
                     call(base, name, flags, result)
                 })
-            });
-            if code == sqlite::SQLITE_OK && *result == 0 && flags == sqlite::SQLITE_ACCESS_EXISTS {
-                *result = c_int::from(is_unopened_journal(name));
-            }
-            code
+            })
         }
     })
-}
-
-/// Whether `name` is that of the journal of an encrypted database which this process has not opened
-/// yet: a super-journal may name it, and must not go before it.
-///
-/// # Safety
-/// `name` is null or a NUL-terminated name.
-unsafe fn is_unopened_journal(name: *const c_char) -> bool {
-    if !keys::any() {
-        return false;
-    }
-    // SAFETY: the caller's promise.
-    let (Some(registered), Some(database)) =
-        (REGISTERED.get(), unsafe { database_of(name, JOURNAL.0) })
-    else {
-        return false;
-    };
-    paths::sealed_journal(&database).exists()
-        && keys::find(&database).is_none()
-        && matches!(unlock::file_id(registered.base, &database), Ok(Some(_)))
 }
 
 /// Whether a VFS is this one.

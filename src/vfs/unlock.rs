@@ -8,6 +8,7 @@ use std::sync::{LazyLock, OnceLock};
 use super::base::BaseVfs;
 use super::files::OwnFile;
 use crate::crypt::Entropy;
+use crate::crypt::cipher::Algorithm;
 use crate::crypt::header::{Found, Header};
 use crate::crypt::key::{Keys, Secret};
 use crate::database::{keys, paths};
@@ -81,7 +82,12 @@ pub fn file_id(vfs: BaseVfs, path: &Path) -> Result<Option<[u8; 16]>> {
 }
 
 /// The keys of the database at `path`; see [`Host::unlock`](crate::database::host::Host::unlock).
-pub fn unlock(vfs: BaseVfs, path: &Path, secret: Option<&Secret>) -> Result<Option<Arc<Keys>>> {
+pub fn unlock(
+    vfs: BaseVfs,
+    path: &Path,
+    secret: Option<&Secret>,
+    algorithm: Option<Algorithm>,
+) -> Result<Option<Arc<Keys>>> {
     let header = match (look(vfs, path)?, look(vfs, &paths::store(path))?) {
         (Found::Sealed(header), _) => Some(header),
         (Found::Plain, _) | (Found::Empty, Found::Plain) => {
@@ -114,7 +120,10 @@ pub fn unlock(vfs: BaseVfs, path: &Path, secret: Option<&Secret>) -> Result<Opti
             return Ok(Some(keys));
         }
         (_, Some(header)) => Keys::unlock(&header, secret, entropy()?)?,
-        (None, None) => Keys::create(secret, entropy()?)?,
+        (None, None) => {
+            let algorithm = algorithm.unwrap_or_else(Algorithm::fastest);
+            Keys::create(secret, algorithm, entropy()?)?
+        }
     };
     let keys = Arc::new(keys);
     keys::put(path, &keys);

@@ -6,7 +6,7 @@ use harness::{Host, Shell, directory, side_file, uri};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::{RAW, raw};
+use crate::{CIPHERS, RAW, raw, raw_with};
 
 fn make(path: &Path, parameters: &str) {
     let mut shell = Shell::replica(path, parameters);
@@ -53,6 +53,28 @@ fn a_key_comes_by_uri_file_pragma_or_environment() {
     host.sql("main", "CREATE TABLE t(x)");
     let bytes = std::fs::read(directory.path().join("new.db")).expect("file");
     assert!(bytes.starts_with(b"replica sealed"));
+}
+
+/// A database keeps the cipher it was made with, in all its files; whoever opens it need not say which.
+#[test]
+fn the_cipher_is_that_of_the_file() {
+    let directory = directory();
+    for (number, cipher) in [1, 0].into_iter().zip(CIPHERS) {
+        let path = directory.path().join(format!("{cipher}.db"));
+        make(&path, &raw_with(cipher));
+        for parameters in [raw(), raw_with(CIPHERS[0]), raw_with(CIPHERS[1])] {
+            let mut shell = Shell::replica(&path, &parameters);
+            assert_eq!(content(&mut shell), "kept");
+            shell.sql("UPDATE note SET text = 'kept'");
+            shell.kill();
+        }
+        assert_eq!(content(&mut Shell::replica(&path, &raw())), "kept");
+        assert_eq!(std::fs::read(&path).expect("database")[19], number);
+    }
+    let new = directory.path().join("new.db");
+    let mut host = Host::python();
+    let opened = host.try_open("main", &uri(&new, &raw_with("aes")));
+    assert!(opened.is_err() && !new.exists());
 }
 
 /// Also where there are no URIs: the key comes by a pragma, as other extensions for encryption have it.

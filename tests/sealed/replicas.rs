@@ -132,3 +132,29 @@ fn two_processes_make_one_replica() {
         }
     }
 }
+
+/// Its key has to be known; what is left is an encrypted database.
+#[test]
+fn an_encrypted_replica_is_forgotten_with_its_key() {
+    let files = harness::Files::new();
+    let primary = files.primary();
+    let mut replica = Shell::replica(
+        &files.copy,
+        &format!("sync_url={}&{}", primary.url(), raw()),
+    );
+    replica.sync();
+    replica.close();
+    let mut shell = Shell::with_extension();
+    let forget = format!("SELECT replica_forget('{}')", files.copy.display());
+    let refused = shell.refused(&forget);
+    assert!(refused.contains("replica_configure"), "{refused}");
+    let settings = format!("{{\"encryption_key\": \"{}\"}}", crate::RAW);
+    shell.sql(&format!(
+        "SELECT replica_configure('{}', '{settings}')",
+        files.copy.display()
+    ));
+    assert_eq!(json(&shell.sql(&forget), "$.role"), "replica");
+    let mut database = Shell::replica(&files.copy, &raw());
+    database.sql("CREATE TABLE own(x)");
+    assert_eq!(database.sql("SELECT count(*) FROM replica_status"), "0");
+}

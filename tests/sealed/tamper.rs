@@ -7,7 +7,7 @@ use harness::{Host, Primary, Shell, directory, image, json, side_file, uri};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::raw;
+use crate::{CIPHERS, raw, raw_with};
 
 /// Rows of the test's table.
 const ROWS: u32 = 400;
@@ -31,9 +31,9 @@ fn write(shell: &mut Shell, round: u32) {
 }
 
 /// The files of a database that was killed with most of its pages in the database and some in the log.
-fn victim(directory: &Path, name: &str) -> PathBuf {
-    let path = directory.join(name);
-    let mut shell = Shell::replica(&path, &raw());
+fn victim(directory: &Path, name: &str, cipher: &str) -> PathBuf {
+    let path = directory.join(format!("{cipher}-{name}"));
+    let mut shell = Shell::replica(&path, &raw_with(cipher));
     shell.sql("PRAGMA journal_mode = WAL; CREATE TABLE t(id INTEGER PRIMARY KEY, text TEXT)");
     write(&mut shell, 1);
     shell.sql("PRAGMA wal_checkpoint(TRUNCATE)");
@@ -101,9 +101,15 @@ fn copy(path: &Path, to: &Path) {
 
 #[test]
 fn the_matrix() {
+    for cipher in CIPHERS {
+        matrix(cipher);
+    }
+}
+
+fn matrix(cipher: &str) {
     let directory = directory();
-    let path = victim(directory.path(), "app.db");
-    let twin = victim(directory.path(), "twin.db");
+    let path = victim(directory.path(), "app.db", cipher);
+    let twin = victim(directory.path(), "twin.db", cipher);
     let target = directory.path().join("target.db");
     let mut host = Host::python();
     let (page, frame) = (4136, 4216);
@@ -160,12 +166,12 @@ fn the_matrix() {
         for (what, bytes) in changes {
             copy(&path, &target);
             std::fs::write(side_file(&target, suffix), bytes).expect("write");
-            match read(&mut host, &target, &format!("app.db{suffix}: {what}")) {
+            match read(&mut host, &target, &format!("{cipher}{suffix}: {what}")) {
                 true => read_well += 1,
                 false => refused += 1,
             }
         }
-        println!("app.db{suffix}: {read_well} changes were harmless, {refused} refused");
+        println!("{cipher}{suffix}: {read_well} changes were harmless, {refused} refused");
         // The header has a twin, and unused bytes. A damaged frame ends the log.
         assert!(read_well > 0, "{suffix}");
         assert!(refused > 300 || !suffix.is_empty(), "{suffix}");
@@ -176,9 +182,15 @@ fn the_matrix() {
 /// What a hot rollback journal says is played back whole, or refused.
 #[test]
 fn a_journal_that_the_database_needs_cannot_be_changed_or_taken_away() {
+    for cipher in CIPHERS {
+        change_journal(cipher);
+    }
+}
+
+fn change_journal(cipher: &str) {
     let directory = directory();
     let path = directory.path().join("app.db");
-    let mut shell = Shell::replica(&path, &raw());
+    let mut shell = Shell::replica(&path, &raw_with(cipher));
     shell.sql("CREATE TABLE t(id INTEGER PRIMARY KEY, text TEXT)");
     write(&mut shell, 1);
     shell.sql("PRAGMA cache_size = 5; BEGIN");
@@ -224,7 +236,7 @@ fn a_journal_that_the_database_needs_cannot_be_changed_or_taken_away() {
             count(answer(Some(bytes), &format!("the one before for {n}")));
         }
     }
-    println!("{blocks} blocks: {harmless} changes were harmless, {refused} refused");
+    println!("{cipher}, {blocks} blocks: {harmless} changes were harmless, {refused} refused");
     // Only behind what was synced before the database was written.
     assert!(
         refused > 2 * harmless,
@@ -278,15 +290,18 @@ fn a_log_that_was_copied_in_part_cannot_be_cut_or_taken_away() {
 #[test]
 fn ten_thousand_random_changes() {
     let directory = directory();
-    let path = victim(directory.path(), "app.db");
     let target = directory.path().join("target.db");
     let mut random = StdRng::seed_from_u64(harness::seed("random changes", 3));
-    let files = ["", "-swal"].map(|suffix| std::fs::read(side_file(&path, suffix)).expect("file"));
+    let victims = CIPHERS.map(|cipher| {
+        let path = victim(directory.path(), "app.db", cipher);
+        ["", "-swal"].map(|suffix| std::fs::read(side_file(&path, suffix)).expect("file"))
+    });
     let mut host = Host::python();
     let (mut read_well, mut refused) = (0, 0);
     for round in 0..MUTATIONS {
         let _ = std::fs::remove_file(side_file(&target, "-shm"));
-        for (suffix, whole) in ["", "-swal"].into_iter().zip(&files) {
+        let files = &victims[round as usize % victims.len()];
+        for (suffix, whole) in ["", "-swal"].into_iter().zip(files) {
             let mut bytes = whole.clone();
             for _ in 0..random.random_range(0..3) {
                 let at = random.random_range(0..bytes.len());

@@ -2,18 +2,14 @@
 
 use proptest::prelude::*;
 
-use super::super::key::Secret;
-use super::super::memory::{Bytes, Counted};
+use super::super::cipher::Algorithm;
+use super::super::memory::{Bytes, keys, keys_for};
+use super::super::page::associated;
 use super::*;
 
 const SIZE: usize = 512;
 const FRAME: usize = SIZE + FRAME_HEADER;
 const STRIDE: usize = SEALED_HEADER + OVERHEAD + SIZE;
-
-fn keys() -> Arc<Keys> {
-    let secret = Secret::from_hex(&"01".repeat(32)).unwrap();
-    Arc::new(Keys::create(&secret, Arc::new(Counted::default())).unwrap())
-}
 
 fn log(keys: &Arc<Keys>) -> SealedLog {
     SealedLog::new(
@@ -81,8 +77,14 @@ fn a_transaction_is_written_with_few_calls() {
 
 #[test]
 fn every_changed_byte_is_noticed_and_ends_a_recovery() {
-    let (raw, keys) = (Bytes::default(), keys());
-    filled(&keys, &raw, 1, 3);
+    for algorithm in Algorithm::ALL {
+        change_every_byte(&keys_for(algorithm));
+    }
+}
+
+fn change_every_byte(keys: &Arc<Keys>) {
+    let raw = Bytes::default();
+    filled(keys, &raw, 1, 3);
     let whole = raw.copy();
     for byte in 0..whole.len() {
         let mut bytes = whole.clone();
@@ -90,13 +92,13 @@ fn every_changed_byte_is_noticed_and_ends_a_recovery() {
         let raw = Bytes::of(bytes);
         let frame = (byte as i64 - START as i64).div_euclid(STRIDE as i64) + 1;
         for other in 1..=3 {
-            let read = page(&keys, &raw, other);
+            let read = page(keys, &raw, other);
             match frame < 1 || frame == other as i64 {
                 true => assert!(matches!(read, Err(Error::Tampered(_))), "byte {byte}"),
                 false => assert_eq!(read.unwrap(), [other as u8; SIZE]),
             }
         }
-        let mut log = log(&keys);
+        let mut log = log(keys);
         let mut frames = [1; LOG_HEADER + 3 * FRAME];
         let read = log.read(&raw, &mut frames, 0, Damage::EndsTheLog).unwrap();
         assert_eq!(read, frames.len());
@@ -397,8 +399,8 @@ fn transact(log: &mut SealedLog, raw: &Bytes, model: &mut Model, step: &Step) {
 
 proptest! {
     #[test]
-    fn it_is_a_log(steps in prop::collection::vec((0..2_usize, step()), 1..30)) {
-        let (raw, keys) = (Bytes::default(), keys());
+    fn it_is_a_log(steps in prop::collection::vec((0..2_usize, step()), 1..30), algorithm in prop::sample::select(&Algorithm::ALL[..])) {
+        let (raw, keys) = (Bytes::default(), keys_for(algorithm));
         let mut logs = [log(&keys), log(&keys)];
         let mut model = Model { bytes: Vec::new(), committed: 0 };
         put(&mut logs[0], &raw, &mut model, &start(1), 0);
