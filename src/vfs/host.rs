@@ -67,6 +67,8 @@ impl SqliteHost {
                 code,
             });
         }
+        // SAFETY: the handle is open and used by nobody else yet.
+        unsafe { sqlite::sqlite3_extended_result_codes(db, 1) };
         // SAFETY: the handle is open and owned by nobody else.
         unsafe { Connection::from_handle_owned(db) }.during("open an internal connection")
     }

@@ -19,10 +19,12 @@ use tokio::time::timeout;
 
 use super::admission::{self, Asked, Gate};
 use super::answers::{Answers, Held};
+use super::hrana;
 use super::places::Visit;
-use super::rate::Rate;
+use super::rate::{Key, Rate};
 use super::{Database, REQUESTS_PER_SECOND, Service};
 use crate::error::{Error, Result};
+use crate::primary::hrana::Streams;
 use crate::wire::Request;
 
 /// The longest request body.
@@ -32,7 +34,7 @@ const REQUEST_BYTES: usize = 1 << 20;
 const ARRIVING: Duration = Duration::from_secs(30);
 
 /// Answers up to this size give up their place before they are sent.
-const SMALL: usize = 64 << 10;
+pub(super) const SMALL: usize = 64 << 10;
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -48,6 +50,7 @@ pub(super) struct Entry {
     /// Tells it from all others there ever were: two databases may number their tokens alike.
     pub(super) number: u64,
     service: Arc<dyn Service>,
+    pub(super) streams: Option<Arc<Streams>>,
     pub(super) gate: Arc<dyn Gate>,
     pub(super) rate: Rate,
 }
@@ -71,6 +74,7 @@ impl Shared {
                 place.insert(Arc::new(Entry {
                     number: self.added.fetch_add(1, Ordering::Relaxed),
                     service: database.service,
+                    streams: database.streams,
                     gate: database.gate,
                     rate: Rate::new(database.requests_per_second),
                 }));
@@ -98,6 +102,11 @@ impl Shared {
         only.cloned()
     }
 
+    /// Waits for a place for an answer.
+    pub(super) async fn place(&self, key: Option<Key>) -> Answer<Held> {
+        self.answers.wait(key).await.ok_or_else(Refusal::busy)
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Entry>> {
         self.databases.read().values().cloned().collect()
     }
@@ -106,10 +115,10 @@ impl Shared {
 /// A status, and a sentence for whoever reads it.
 pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
-type Answer<T> = std::result::Result<T, Refusal>;
+pub(super) type Answer<T> = std::result::Result<T, Refusal>;
 
 impl Refusal {
-    fn not_found(sentence: &str) -> Self {
+    pub(super) fn not_found(sentence: &str) -> Self {
         Self(StatusCode::NOT_FOUND, sentence.to_owned())
     }
 
@@ -169,10 +178,21 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/{request}", post(request))
         .route("/{database}/v1/position", get(position))
         .route("/{database}/v1/{request}", post(request))
+        .route("/v2/pipeline", post(hrana::pipeline))
+        .route("/v3/pipeline", post(hrana::pipeline))
+        .route("/v3/cursor", post(hrana::cursor))
+        .route("/{database}/v2/pipeline", post(hrana::pipeline))
+        .route("/{database}/v3/pipeline", post(hrana::pipeline))
+        .route("/{database}/v3/cursor", post(hrana::cursor))
         .fallback(async || no_such_path())
         .layer(from_fn_with_state(shared.clone(), admission::admit))
         // Behind the layer: everybody may know that something is here.
         .route("/health", get(async || "ok"))
+        // And which versions of Hrana are spoken, whatever is served: clients ask without a token.
+        .route("/v2", get(async || "ok"))
+        .route("/v3", get(async || "ok"))
+        .route("/{database}/v2", get(async || "ok"))
+        .route("/{database}/v3", get(async || "ok"))
         .with_state(shared)
 }
 
@@ -181,7 +201,7 @@ fn no_such_path() -> Refusal {
 }
 
 /// The service that was asked for.
-fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
+pub(super) fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
     match asked.database.upgrade() {
         Some(entry) => Ok(entry.service.clone()),
         None if asked.named => Err(Refusal::not_found(
@@ -215,10 +235,9 @@ async fn request(
     let Some(name) = asked.request.clone().filter(known) else {
         return Err(no_such_path());
     };
-    let body = arrived(body).await?;
+    let body = arrived(body, REQUEST_BYTES).await?;
     let _busy = visit.busy();
-    let place = shared.answers.wait(asked.key).await;
-    let place = place.ok_or_else(Refusal::busy)?;
+    let place = shared.place(asked.key).await?;
     answer(place, service(&asked)?, name, body).await
 }
 
@@ -246,15 +265,16 @@ async fn answer(
         .into_response())
 }
 
-async fn arrived(body: Body) -> Answer<Bytes> {
+/// A body of at most `limit` bytes, once all of it is there.
+pub(super) async fn arrived(body: Body, limit: usize) -> Answer<Bytes> {
     let too_long = || {
-        let sentence = format!("the request is cut off, or longer than {REQUEST_BYTES} bytes");
+        let sentence = format!("the request is cut off, or longer than {limit} bytes");
         Refusal(StatusCode::PAYLOAD_TOO_LARGE, sentence)
     };
-    if body.size_hint().lower() > REQUEST_BYTES as u64 {
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_long());
     }
-    match timeout(ARRIVING, body::to_bytes(body, REQUEST_BYTES)).await {
+    match timeout(ARRIVING, body::to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => Err(too_long()),
         Err(_) => {
@@ -285,7 +305,7 @@ impl AsRef<[u8]> for Sending {
     }
 }
 
-fn sending(bytes: Vec<u8>, place: Held) -> Bytes {
+pub(super) fn sending(bytes: Vec<u8>, place: Held) -> Bytes {
     match bytes.len() > SMALL {
         true => Bytes::from_owner(Sending {
             bytes,
