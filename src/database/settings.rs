@@ -43,6 +43,8 @@ pub struct Settings {
     pub sync_timeout: Option<Duration>,
     /// PEM file of the authority to trust in place of the system's. No secret.
     pub ca_file: Option<PathBuf>,
+    /// Whether `replica_exec` returns only when the local file holds what it did.
+    pub read_your_writes: Option<bool>,
 }
 
 impl Settings {
@@ -58,7 +60,7 @@ impl Settings {
             "sync_timeout" => self.sync_timeout = Some(timeout(value)?),
             "ca_file" => self.ca_file = Some(ca_file(value)?),
             "live" | "offline" | "sync_interval" if value == "0" => {}
-            "read_your_writes" if value == "1" => {}
+            "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
             "storage" if value == "file" => {}
             name if NAMES.contains(&name) => {
                 return Err(Error::CannotOpen(format!(
@@ -79,6 +81,7 @@ impl Settings {
             key: Some(_),
             sync_timeout: None,
             ca_file: None,
+            read_your_writes: None,
         } = self
         else {
             return false;
@@ -140,6 +143,9 @@ impl Settings {
         if let Some(file) = self.ca_file.as_deref().and_then(path::Path::to_str) {
             store.set_setting("ca_file", file)?;
         }
+        if let Some(on) = self.read_your_writes {
+            store.set_setting("read_your_writes", if on { "1" } else { "0" })?;
+        }
         Ok(())
     }
 
@@ -151,12 +157,27 @@ impl Settings {
             key: self.key.or(other.key),
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
             ca_file: self.ca_file.or(other.ca_file),
+            read_your_writes: self.read_your_writes.or(other.read_your_writes),
         }
+    }
+
+    /// Whether `replica_exec` returns only when the local file holds what it did.
+    pub fn read_your_writes(&self) -> bool {
+        self.read_your_writes.unwrap_or(true)
     }
 
     /// The time-out in force.
     pub fn timeout(&self) -> Duration {
         self.sync_timeout.unwrap_or(Duration::from_secs(10))
+    }
+}
+
+/// A setting that is on or off.
+fn switch(name: &str, value: &str) -> Result<bool> {
+    match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(Error::Misuse(format!("{name}={value}: 0 or 1 is wanted"))),
     }
 }
 

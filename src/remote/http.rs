@@ -1,15 +1,18 @@
 //! A primary behind `http://` or `https://`.
 
+mod execute;
+
 use std::env;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use ureq::http::{HeaderValue, Uri};
+use ureq::http::{HeaderValue, StatusCode, Uri};
 use ureq::{Agent, Body, Proxy};
 use url::{Host, Url};
 
-use super::{Access, Remote, Traffic, parse, tls};
+use super::{Access, Executed, Remote, Traffic, parse, tls};
 use crate::error::{Error, Result};
+use crate::wire::hrana::Stmt;
 use crate::wire::{Request, Response};
 
 /// The longest sentence of a remote that is repeated, in bytes.
@@ -120,7 +123,10 @@ impl HttpRemote {
 
     fn refused(&self, answer: Answer) -> Error {
         let status = answer.status();
-        let mut sentence = sentence(answer.into_body());
+        self.refusal(status, sentence(answer.into_body()))
+    }
+
+    fn refusal(&self, status: StatusCode, mut sentence: String) -> Error {
         if let Some(token) = &self.token {
             // A remote may repeat what it was sent.
             sentence = sentence.replace(&token.text, "…");
@@ -158,6 +164,10 @@ impl Remote for HttpRemote {
             (Err(_), Some(failure)) => Err(self.broken(failure)),
             (Err(error), None) => Err(error),
         }
+    }
+
+    fn execute(&self, stmt: &Stmt) -> Result<Executed> {
+        self.run(stmt)
     }
 
     fn url(&self) -> &str {

@@ -10,6 +10,8 @@ use url::Url;
 
 pub use self::http::HttpRemote;
 use crate::error::{Error, Result};
+use crate::position::Position;
+use crate::wire::hrana::{Stmt, StmtResult};
 use crate::wire::{Request, Response};
 
 /// What one exchange moved over the network.
@@ -25,8 +27,24 @@ pub struct Traffic {
 pub trait Remote: Send + Sync {
     /// Asks and waits for the answer, at most the configured time-out for each byte.
     fn ask(&self, request: &Request) -> Result<(Response, Traffic)>;
+    /// Runs one statement there: once, whatever happens. Errors that leave it open whether it took
+    /// effect are [`Error::OutcomeUnknown`].
+    fn execute(&self, _stmt: &Stmt) -> Result<Executed> {
+        Err(Error::Misuse(format!("{} runs no SQL", self.url())))
+    }
     /// The remote's URL without credentials, for messages.
     fn url(&self) -> &str;
+}
+
+/// What a statement came to that a remote ran.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// Its result.
+    pub result: StmtResult,
+    /// A position of the remote that holds it; `None` where the remote could not tell.
+    pub position: Option<Position>,
+    /// What the exchange moved.
+    pub traffic: Traffic,
 }
 
 /// How to reach a remote.

@@ -4,6 +4,7 @@ mod bases;
 pub mod batch;
 pub mod bootstrap;
 pub mod enter;
+mod execute;
 pub mod fetch;
 pub mod follower;
 pub mod heal;
