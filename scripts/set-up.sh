@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Installs what building, the tests and the demo need and this machine lacks. Debian and its relatives; run as root, or
 # as a user who may sudo. Does nothing where everything is there. With the word `hosts`, also the hosts that only the
-# tests need: APSW from PyPI and better-sqlite3 from npm, below tests/target.
+# tests need: APSW from PyPI, better-sqlite3 and libSQL's client from npm, below tests/target.
 set -euo pipefail
 hosts=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/tests/target/hosts
 with_hosts=
 [[ ${1:-} != hosts ]] || with_hosts=1
 apsw=3.54.1.0
 better_sqlite3=12.6.2
+libsql_client=0.18.0
 node_headers() { # the folder above include/node of the node in PATH
   dirname "$(dirname "$(readlink -f "$(command -v node)")")"
 }
@@ -80,4 +81,10 @@ if ! (cd "$hosts/node" && node -e "
   # From source, against the headers that came with this Node: nothing but the registry is asked.
   npm_config_build_from_source=true npm_config_nodedir=$(node_headers) \
     npm install --prefix "$hosts/node" --silent --no-audit --no-fund "better-sqlite3@$better_sqlite3"
+fi
+
+# Its way over HTTP only: the SQLite of its own, which comes ready-made, is left out.
+if ! grep -qs "\"version\": \"$libsql_client\"" "$hosts/node/node_modules/@libsql/client/package.json"; then
+  echo "installing @libsql/client $libsql_client"
+  npm install --prefix "$hosts/node" --silent --no-audit --no-fund --omit=optional --ignore-scripts "@libsql/client@$libsql_client"
 fi

@@ -95,6 +95,29 @@ pub enum Error {
         /// What is wrong with its certificate.
         reason: String,
     },
+    /// The remote ran a statement, which failed there.
+    #[error("remote {url}: {reason}")]
+    Statement {
+        /// The remote, without credentials.
+        url: String,
+        /// SQLite's sentence.
+        reason: String,
+        /// SQLite's result code there.
+        code: c_int,
+    },
+    /// Something was sent that may have changed the remote, and the answer did not come.
+    #[error("remote {url}: it is not known whether the statement took effect: {reason}")]
+    OutcomeUnknown {
+        /// The remote, without credentials.
+        url: String,
+        /// What became of the answer.
+        reason: String,
+    },
+    /// The remote ran a statement, and the local file could not be brought up to date.
+    #[error(
+        "the statement took effect on the remote, and is not to be repeated; this file does not hold it yet: {0}"
+    )]
+    NotYetHere(String),
     /// The file cannot be opened as what it is asked to be.
     #[error("{0}")]
     CannotOpen(String),
@@ -132,6 +155,9 @@ impl Error {
             Error::Conflict(_) => sqlite::SQLITE_BUSY_SNAPSHOT,
             Error::Unknown(_) => sqlite::SQLITE_IOERR,
             Error::Locked(_) => sqlite::SQLITE_LOCKED,
+            Error::Statement { code, .. } => *code,
+            // Codes that invite nobody to try again.
+            Error::OutcomeUnknown { .. } | Error::NotYetHere(_) => sqlite::SQLITE_IOERR,
             Error::Corrupt(_) => sqlite::SQLITE_CORRUPT,
             Error::NotADatabase(_) => sqlite::SQLITE_NOTADB,
             Error::Tampered(_) => sqlite::SQLITE_IOERR_DATA,

@@ -1,6 +1,6 @@
 //! The border to C: the entry point, panics, strings, the host's error log.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Once;
@@ -147,6 +147,15 @@ impl HostConnection {
         unsafe { sqlite::sqlite3_txn_state(self.0, std::ptr::null()) == sqlite::SQLITE_TXN_WRITE }
     }
 
+    /// Whether a transaction is open: one that was begun, or a statement's own on `main`.
+    pub fn in_transaction(self) -> bool {
+        // SAFETY: the connection is open, the name is NUL-terminated.
+        unsafe {
+            sqlite::sqlite3_get_autocommit(self.0) == 0
+                || sqlite::sqlite3_txn_state(self.0, c"main".as_ptr()) != sqlite::SQLITE_TXN_NONE
+        }
+    }
+
     /// Gives the connection a busy timeout if it has none: a checkpoint of ours may hold writers
     /// back for a moment.
     pub fn ensure_busy_timeout(self) -> Result<()> {
@@ -173,6 +182,70 @@ impl HostConnection {
         // SAFETY: the connection is open, the name is NUL-terminated.
         unsafe { sqlite::sqlite3_db_readonly(self.0, schema.as_ptr()) == 1 }
     }
+}
+
+/// Decides whether a statement may do something: SQLite's action code and the first two of the names
+/// that come with it.
+pub type Authorize = dyn Fn(c_int, Option<&str>, Option<&str>) -> bool + Send;
+
+/// A connection whose statements are looked at before they run.
+pub struct AuthorizedConnection {
+    // Closed before what its callback uses is gone.
+    connection: rusqlite::Connection,
+    _authorize: Box<Box<Authorize>>,
+}
+
+impl AuthorizedConnection {
+    /// From now on `authorize` is asked about all that `connection` prepares.
+    pub fn new(connection: rusqlite::Connection, authorize: Box<Authorize>) -> Result<Self> {
+        let authorize = Box::new(authorize);
+        // SAFETY: the connection is open, and closed before the boxed closure, whose address stays, is
+        // dropped. Where the host leaves authorizers out the bindings panic.
+        let set = catch_unwind(AssertUnwindSafe(|| unsafe {
+            let data = (&raw const *authorize).cast_mut().cast();
+            sqlite::sqlite3_set_authorizer(connection.handle(), Some(authorize_callback), data)
+        }));
+        match set {
+            Ok(sqlite::SQLITE_OK) => Ok(Self {
+                connection,
+                _authorize: authorize,
+            }),
+            _ => Err(Error::CannotOpen(
+                "this SQLite is built without authorizers: it runs no SQL for others".to_owned(),
+            )),
+        }
+    }
+}
+
+impl std::ops::Deref for AuthorizedConnection {
+    type Target = rusqlite::Connection;
+
+    fn deref(&self) -> &rusqlite::Connection {
+        &self.connection
+    }
+}
+
+unsafe extern "C" fn authorize_callback(
+    data: *mut c_void,
+    action: c_int,
+    first: *const c_char,
+    second: *const c_char,
+    _schema: *const c_char,
+    _trigger: *const c_char,
+) -> c_int {
+    guard(sqlite::SQLITE_DENY, || {
+        // SAFETY: the closure of an `AuthorizedConnection`, which lives as long as the connection.
+        let authorize = unsafe { &*data.cast::<Box<Authorize>>() };
+        let name = |name: *const c_char| match name.is_null() {
+            true => Some(None),
+            // SAFETY: a NUL-terminated name that lives as long as the call.
+            false => unsafe { CStr::from_ptr(name) }.to_str().ok().map(Some),
+        };
+        match (name(first), name(second)) {
+            (Some(first), Some(second)) if authorize(action, first, second) => sqlite::SQLITE_OK,
+            _ => sqlite::SQLITE_DENY,
+        }
+    })
 }
 
 /// Whether the host's SQLite was built for several threads: elsewhere the process may not be either.

@@ -64,6 +64,13 @@ pub trait Host: Send + Sync {
     fn rewrap(&self, path: &Path, keys: &Keys) -> Result<()>;
     /// Opens an internal connection to the database at `path`.
     fn connect(&self, path: &Path) -> Result<Box<dyn Connection>>;
+    /// Opens a connection to the database at `path` for the SQL of others.
+    fn connect_for_sql(&self, path: &Path) -> Result<rusqlite::Connection> {
+        Err(Error::Misuse(format!(
+            "{}: no SQL is run here",
+            path.display()
+        )))
+    }
     /// Opens the state store of the database at `path`, creating an empty one where there is none.
     fn open_store(&self, path: &Path) -> Result<Box<dyn Store>>;
     /// Whether the database at `path` has a state store.

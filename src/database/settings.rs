@@ -83,6 +83,8 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Who may be in the way of a write.
     pub write_mode: Option<WriteMode>,
+    /// Whether `replica_exec` returns only when the local file holds what it did.
+    pub read_your_writes: Option<bool>,
 }
 
 impl Settings {
@@ -100,7 +102,7 @@ impl Settings {
             "ca_file" => self.ca_file = Some(ca_file(value)?),
             "write_mode" => self.write_mode = Some(WriteMode::parse(value)?),
             "live" | "offline" | "sync_interval" if value == "0" => {}
-            "read_your_writes" if value == "1" => {}
+            "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
             "storage" if value == "file" => {}
             name if NAMES.contains(&name) => {
                 return Err(Error::CannotOpen(format!(
@@ -123,6 +125,7 @@ impl Settings {
             sync_timeout: None,
             ca_file: None,
             write_mode: None,
+            read_your_writes: None,
         } = self
         else {
             return false;
@@ -187,6 +190,9 @@ impl Settings {
         if let Some(mode) = self.write_mode {
             store.set_setting("write_mode", mode.word())?;
         }
+        if let Some(on) = self.read_your_writes {
+            store.set_setting("read_your_writes", if on { "1" } else { "0" })?;
+        }
         Ok(())
     }
 
@@ -200,6 +206,7 @@ impl Settings {
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
             ca_file: self.ca_file.or(other.ca_file),
             write_mode: self.write_mode.or(other.write_mode),
+            read_your_writes: self.read_your_writes.or(other.read_your_writes),
         }
     }
 
@@ -208,9 +215,23 @@ impl Settings {
         self.write_mode.unwrap_or_default()
     }
 
+    /// Whether `replica_exec` returns only when the local file holds what it did.
+    pub fn read_your_writes(&self) -> bool {
+        self.read_your_writes.unwrap_or(true)
+    }
+
     /// The time-out in force.
     pub fn timeout(&self) -> Duration {
         self.sync_timeout.unwrap_or(Duration::from_secs(10))
+    }
+}
+
+/// A setting that is on or off.
+fn switch(name: &str, value: &str) -> Result<bool> {
+    match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(Error::Misuse(format!("{name}={value}: 0 or 1 is wanted"))),
     }
 }
 

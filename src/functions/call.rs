@@ -5,12 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use serde::Serialize;
+use sqlite_loadable::api::ValueType;
 use sqlite_loadable::ext::{sqlite3, sqlite3_context, sqlite3_value};
 use sqlite_loadable::{FunctionFlags, api, define_scalar_function};
 
 use crate::error::{Error, Result};
 use crate::ffi::{self, HostConnection};
 use crate::last_error;
+use crate::wire::hrana::Value;
 
 /// A call as a function sees it.
 pub struct Call<'a> {
@@ -41,6 +43,26 @@ impl Call<'_> {
         self.arguments.get(at).map_or(0, api::value_int64)
     }
 
+    /// How many arguments there are.
+    pub fn count(&self) -> usize {
+        self.arguments.len()
+    }
+
+    /// An argument of any type, as it travels to a primary.
+    pub fn value(&self, at: usize) -> Result<Value> {
+        let missing = || Error::Misuse(format!("argument {} is missing", at + 1));
+        let value = self.arguments.get(at).ok_or_else(missing)?;
+        Ok(match api::value_type(value) {
+            ValueType::Null => Value::Null,
+            ValueType::Integer => Value::Integer(api::value_int64(value)),
+            ValueType::Float => Value::Float(api::value_double(value)),
+            ValueType::Text => Value::Text(self.text(at)?),
+            // Of an empty one SQLite gives no address.
+            ValueType::Blob if api::value_bytes(value) == 0 => Value::Blob(Vec::new()),
+            ValueType::Blob => Value::Blob(api::value_blob(value).to_owned()),
+        })
+    }
+
     /// The file of the schema that argument `at` names, `main` without one, and the name.
     pub fn schema(&self, at: usize) -> Result<(String, PathBuf)> {
         let schema = self.optional_text(at)?.unwrap_or_else(|| "main".to_owned());
@@ -58,6 +80,17 @@ impl Call<'_> {
         match self.connection.is_writing() {
             true => Err(Error::Misuse(format!(
                 "{name} is refused inside a write transaction: commit first"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses to go on inside any transaction: it would go on seeing what was before.
+    pub fn refuse_in_transaction(&self, name: &str) -> Result<()> {
+        match self.connection.in_transaction() {
+            true => Err(Error::Misuse(format!(
+                "{name} is refused inside a transaction, and in a statement that reads the \
+                 database: commit first"
             ))),
             false => Ok(()),
         }

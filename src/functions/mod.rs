@@ -1,6 +1,7 @@
 //! The SQL functions and tables: arguments in, JSON out.
 
 mod call;
+mod exec;
 mod key;
 mod serve;
 mod status;
@@ -16,6 +17,8 @@ use call::define;
 pub fn define_all(db: *mut sqlite3) -> Result<()> {
     define(db, "replica_sync", 0..=1, sync::sync)?;
     define(db, "replica_pull", 0..=1, sync::sync)?;
+    // Any number of arguments.
+    define(db, "replica_exec", -1..=-1, exec::exec)?;
     define(db, "replica_discard", 0..=1, sync::discard)?;
     define(db, "replica_position", 0..=1, sync::position)?;
     define(db, "replica_verify", 0..=1, sync::verify)?;

@@ -5,6 +5,7 @@ pub mod answer;
 pub mod capture;
 mod checkpointer;
 pub mod history;
+pub mod hrana;
 mod images;
 pub mod push;
 mod resume;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::answer::Primary;
+use super::hrana::Streams;
 use super::server::tls::Tls;
 use super::server::{self, Database, Listening, Server, address};
 use super::signals::EndSignals;
@@ -77,6 +78,8 @@ pub struct Serving {
 pub struct Served {
     /// The primary.
     pub primary: Arc<Primary>,
+    /// Runs SQL for clients.
+    streams: Arc<Streams>,
     /// Its tokens.
     pub tokens: Arc<Tokens>,
     /// Its URL.
@@ -117,7 +120,7 @@ pub fn serve(
     let listening = SERVING.lock().listen(wanted, options)?;
     let address = listening.address;
     let begun = begin(host, path);
-    match begun.and_then(|begun| add(path, name, &listening, begun, options)) {
+    match begun.and_then(|begun| add(host, name, &listening, begun, options)) {
         Ok(serving) => Ok(serving),
         Err(error) => {
             let server = SERVING.lock().stop_if_idle(address);
@@ -129,7 +132,7 @@ pub fn serve(
 
 /// Puts a primary that captures on a server that listens.
 fn add(
-    path: &Path,
+    host: &Arc<dyn Host>,
     name: String,
     listening: &Listening,
     (primary, tokens): Begun,
@@ -143,10 +146,14 @@ fn add(
     let scheme = listening.tls.as_ref().map_or("http", |_| "https");
     let url = format!("{scheme}://{address}/{name}");
     let worker = Worker::start(&primary)?;
+    let streams = Arc::new(Streams::new(Arc::clone(host), Arc::clone(&primary)));
+    let path = primary.path().to_owned();
     let mut serving = SERVING.lock();
-    serving.add(listening, &name, (&primary, &tokens), options)?;
+    let database = database(&primary, &streams, &tokens, options);
+    serving.add(listening, &name, database)?;
     let served = Served {
         primary,
+        streams,
         tokens,
         url: url.clone(),
         page_size: head.page_size.get(),
@@ -155,13 +162,29 @@ fn add(
         _worker: worker,
         process: process::id(),
     };
-    serving.databases.insert(path.to_owned(), Arc::new(served));
+    serving.databases.insert(path, Arc::new(served));
     Ok(Serving {
         url,
         database: name,
         id: head.database.to_string(),
         position: head.position.to_string(),
     })
+}
+
+/// A database as its server knows it.
+fn database(
+    primary: &Arc<Primary>,
+    streams: &Arc<Streams>,
+    tokens: &Arc<Tokens>,
+    options: &Options,
+) -> Database {
+    let requests = options.requests_per_second;
+    Database {
+        service: Arc::clone(primary) as _,
+        streams: Some(Arc::clone(streams)),
+        gate: Arc::clone(tokens) as _,
+        requests_per_second: requests.map_or(server::REQUESTS_PER_SECOND, Into::into),
+    }
 }
 
 fn already(path: &Path) -> Error {
@@ -223,22 +246,10 @@ impl Registry {
 
     /// Adds a database to a server; where that stopped meanwhile, because the last of its
     /// databases was closed, to a new one.
-    fn add(
-        &mut self,
-        listening: &Listening,
-        name: &str,
-        (primary, tokens): (&Arc<Primary>, &Arc<Tokens>),
-        options: &Options,
-    ) -> Result<()> {
+    fn add(&mut self, listening: &Listening, name: &str, database: Database) -> Result<()> {
         let server = match self.servers.entry(listening.address) {
             Entry::Occupied(server) => server.into_mut(),
             Entry::Vacant(place) => place.insert(Server::start(listening.clone())?),
-        };
-        let requests = options.requests_per_second;
-        let database = Database {
-            service: Arc::clone(primary) as _,
-            gate: Arc::clone(tokens) as _,
-            requests_per_second: requests.map_or(server::REQUESTS_PER_SECOND, Into::into),
         };
         server.add(name, database)
     }
@@ -307,6 +318,8 @@ fn end((served, server): Stopped) {
         std::mem::forget((served, server));
         return;
     }
+    // Before the server: it waits for answers, and they wait for statements.
+    served.streams.end(LAST_ANSWERS);
     drop(server);
     let closed = served.primary.closed();
     drop(served);

@@ -8,6 +8,7 @@ mod arrival;
 mod connection;
 #[cfg(test)]
 mod fake;
+mod hrana;
 mod places;
 mod rate;
 mod routes;
@@ -29,11 +30,13 @@ use tokio::time::{sleep, timeout};
 
 use self::admission::Gate;
 use self::places::Places;
+pub use self::rate::Key;
 use self::routes::Shared;
 use self::tls::Tls;
 use super::turns::{Turn, Turns};
 use crate::database::host::Spool;
 use crate::error::{Error, Result};
+use crate::primary::hrana::Streams;
 use crate::wire::{Head, PushResponse, Request, Response};
 
 /// Open connections, unless the options say otherwise: half the descriptors that a process
@@ -73,6 +76,8 @@ pub trait Service: Send + Sync + 'static {
 pub struct Database {
     /// Answers the requests.
     pub service: Arc<dyn Service>,
+    /// Runs SQL, where any is run.
+    pub streams: Option<Arc<Streams>>,
     /// Says whose.
     pub gate: Arc<dyn Gate>,
     /// How many of one bearer or address.

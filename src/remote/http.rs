@@ -1,16 +1,19 @@
 //! A primary behind `http://` or `https://`.
 
+mod execute;
+
 use std::env;
 use std::io::{self, Read};
 use std::time::Duration;
 
-use ureq::http::{HeaderValue, Uri};
+use ureq::http::{HeaderValue, StatusCode, Uri};
 use ureq::{Agent, Body as Received, Proxy, SendBody};
 use url::{Host, Url};
 
-use super::{Access, PushFailure, Remote, Traffic, parse, tls};
+use super::{Access, Executed, PushFailure, Remote, Traffic, parse, tls};
 use crate::database::body::Body;
 use crate::error::{Error, Result};
+use crate::wire::hrana::Stmt;
 use crate::wire::{PushRequest, PushResponse, Request, Response};
 
 /// The longest sentence of a remote that is repeated, in bytes.
@@ -134,7 +137,10 @@ impl HttpRemote {
 
     fn refused(&self, answer: Answer) -> Error {
         let status = answer.status();
-        let mut sentence = sentence(answer.into_body());
+        self.refusal(status, sentence(answer.into_body()))
+    }
+
+    fn refusal(&self, status: StatusCode, mut sentence: String) -> Error {
         if let Some(token) = &self.token {
             // A remote may repeat what it was sent.
             sentence = sentence.replace(&token.text, "…");
@@ -207,6 +213,10 @@ impl Remote for HttpRemote {
             (Err(_), Some(failure)) => Err(PushFailure::Unknown(self.broken(failure))),
             (Err(error), None) => Err(PushFailure::Unknown(error)),
         }
+    }
+
+    fn execute(&self, stmt: &Stmt) -> Result<Executed> {
+        self.run(stmt)
     }
 
     fn url(&self) -> &str {

@@ -11,6 +11,8 @@ use url::Url;
 pub use self::http::HttpRemote;
 use crate::database::body::Body;
 use crate::error::{Error, Result};
+use crate::position::Position;
+use crate::wire::hrana::{Stmt, StmtResult};
 use crate::wire::{PushRequest, PushResponse, Request, Response};
 
 /// What one exchange moved over the network.
@@ -33,6 +35,11 @@ pub trait Remote: Send + Sync {
         body: &Body,
         most: Duration,
     ) -> std::result::Result<(PushResponse, Traffic), PushFailure>;
+    /// Runs one statement there: once, whatever happens. Errors that leave it open whether it took
+    /// effect are [`Error::OutcomeUnknown`].
+    fn execute(&self, _stmt: &Stmt) -> Result<Executed> {
+        Err(Error::Misuse(format!("{} runs no SQL", self.url())))
+    }
     /// The remote's URL without credentials, for messages.
     fn url(&self) -> &str;
 }
@@ -44,6 +51,17 @@ pub enum PushFailure {
     Unsent(Error),
     /// It may have been sent: whether it is applied, or will be, is not known.
     Unknown(Error),
+}
+
+/// What a statement came to that a remote ran.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// Its result.
+    pub result: StmtResult,
+    /// A position of the remote that holds it; `None` where the remote could not tell.
+    pub position: Option<Position>,
+    /// What the exchange moved.
+    pub traffic: Traffic,
 }
 
 /// How to reach a remote.

@@ -5,6 +5,7 @@ pub mod batch;
 mod begin;
 pub mod bootstrap;
 pub mod enter;
+mod execute;
 pub mod fetch;
 pub mod follower;
 pub mod heal;

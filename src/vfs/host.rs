@@ -95,6 +95,8 @@ impl SqliteHost {
                 code,
             });
         }
+        // SAFETY: the handle is open and used by nobody else yet.
+        unsafe { sqlite::sqlite3_extended_result_codes(db, 1) };
         // SAFETY: the handle is open and owned by nobody else.
         unsafe { rusqlite::Connection::from_handle_owned(db) }.during("open an internal connection")
     }
@@ -160,6 +162,10 @@ impl Host for SqliteHost {
 
     fn connect(&self, path: &Path) -> Result<Box<dyn Connection>> {
         Ok(Box::new(SqliteConnection::new(self.open_patient(path)?)))
+    }
+
+    fn connect_for_sql(&self, path: &Path) -> Result<rusqlite::Connection> {
+        self.open_patient(path)
     }
 
     fn open_store(&self, path: &Path) -> Result<Box<dyn Store>> {

@@ -1,6 +1,7 @@
 //! What a primary and its replicas say to each other, as bytes. Pure: no network, no clock.
 
 mod delta;
+pub mod hrana;
 mod push;
 mod records;
 mod request;

@@ -314,14 +314,15 @@ fn decode(line: &str) -> Result<String, Failure> {
     }
 }
 
-fn script(name: &str) -> PathBuf {
+/// A script beside this file.
+pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("harness")
         .join(name)
 }
 
 /// A host that `scripts/set-up.sh hosts` installs.
-fn installed(name: &str) -> PathBuf {
+pub fn installed(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("target/hosts")
         .join(name);

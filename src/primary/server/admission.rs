@@ -71,6 +71,8 @@ pub(super) struct Asked {
     pub(super) request: Option<String>,
     /// Who asks.
     pub(super) key: Option<Key>,
+    /// What that allows.
+    pub(super) scope: Scope,
 }
 
 /// Lets requests in, or answers in their place.
@@ -83,8 +85,8 @@ pub(super) async fn admit(
     let mut asked = asked(&shared, path.ok());
     let visit = request.extensions().get::<Arc<Visit>>().cloned();
     match decide(&shared, &asked, visit.as_deref(), request.headers()).await {
-        Ok(key) => {
-            asked.key = key;
+        Ok((key, scope)) => {
+            (asked.key, asked.scope) = (key, scope);
             if let Some(visit) = visit {
                 visit.admitted();
             }
@@ -117,16 +119,17 @@ fn asked(shared: &Shared, path: Option<RawPathParams>) -> Asked {
         named: name.is_some(),
         request: part("request"),
         key: None,
+        scope: Scope::Read,
     }
 }
 
-/// Who asks, if that is allowed.
+/// Who asks and what that allows, if it is allowed to ask.
 async fn decide(
     shared: &Shared,
     asked: &Asked,
     visit: Option<&Visit>,
     headers: &HeaderMap,
-) -> std::result::Result<Option<Key>, Refusal> {
+) -> std::result::Result<(Option<Key>, Scope), Refusal> {
     let database = asked.database.upgrade();
     let admission = admission(shared, database.as_ref(), bearer(headers)).await?;
     let address = visit.map(|visit| Key::address(visit.address()));
@@ -153,7 +156,8 @@ async fn decide(
             StatusCode::FORBIDDEN,
             "the token may only read".to_owned(),
         )),
-        _ => Ok(key),
+        Admission::Bearer { scope, .. } => Ok((key, scope)),
+        _ => Ok((key, Scope::Write)),
     }
 }
 

@@ -16,21 +16,21 @@ use crate::database::pages::Room;
 use crate::error::Result;
 
 /// The longest body of a request that fits in one message.
-const REQUEST_BYTES: usize = 1 << 20;
+pub(super) const REQUEST_BYTES: usize = 1 << 20;
 
 /// How long it may take to arrive; of a long one, its next piece.
 const ARRIVING: Duration = Duration::from_secs(30);
 
-/// A short body, whole.
-pub(super) async fn short(body: Body) -> Answer<Bytes> {
+/// A body of at most `limit` bytes, whole.
+pub(super) async fn short(body: Body, limit: usize) -> Answer<Bytes> {
     let too_long = || {
-        let sentence = format!("the request is cut off, or longer than {REQUEST_BYTES} bytes");
+        let sentence = format!("the request is cut off, or longer than {limit} bytes");
         Refusal(StatusCode::PAYLOAD_TOO_LARGE, sentence)
     };
-    if body.size_hint().lower() > REQUEST_BYTES as u64 {
+    if body.size_hint().lower() > limit as u64 {
         return Err(too_long());
     }
-    match timeout(ARRIVING, body::to_bytes(body, REQUEST_BYTES)).await {
+    match timeout(ARRIVING, body::to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => Err(too_long()),
         Err(_) => Err(too_slow()),

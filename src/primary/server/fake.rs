@@ -184,6 +184,7 @@ impl Gate for Guarded {
 pub(super) fn open(service: impl Service) -> Database {
     Database {
         service: Arc::new(service),
+        streams: None,
         gate: Arc::new(Open),
         requests_per_second: REQUESTS_PER_SECOND,
     }

@@ -11,7 +11,7 @@ const MOST_BUCKETS: usize = 10_000;
 
 /// Who is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub enum Key {
     /// The bearers of a token, by the number of the database and that of the token.
     Token(u64, u64),
     /// An address, of IPv6 its network.

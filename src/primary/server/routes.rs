@@ -19,18 +19,20 @@ use tokio::task::spawn_blocking;
 use super::super::turns::Turn;
 use super::admission::{self, Asked, Gate};
 use super::answers::{Answers, Held};
-use super::arrival;
+use super::arrival::{self, REQUEST_BYTES};
+use super::hrana;
 use super::places::Visit;
-use super::rate::Rate;
+use super::rate::{Key, Rate};
 use super::{Database, REQUESTS_PER_SECOND, Service};
 use crate::error::{Error, Result};
+use crate::primary::hrana::Streams;
 use crate::wire::{Lease, PushReader, Request};
 
 /// How long anybody waits for a turn to write.
 const LONGEST_TURN: Duration = Duration::from_secs(30);
 
 /// Answers up to this size give up their place before they are sent.
-const SMALL: usize = 64 << 10;
+pub(super) const SMALL: usize = 64 << 10;
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -46,6 +48,7 @@ pub(super) struct Entry {
     /// Tells it from all others there ever were: two databases may number their tokens alike.
     pub(super) number: u64,
     service: Arc<dyn Service>,
+    pub(super) streams: Option<Arc<Streams>>,
     pub(super) gate: Arc<dyn Gate>,
     pub(super) rate: Rate,
 }
@@ -69,6 +72,7 @@ impl Shared {
                 place.insert(Arc::new(Entry {
                     number: self.added.fetch_add(1, Ordering::Relaxed),
                     service: database.service,
+                    streams: database.streams,
                     gate: database.gate,
                     rate: Rate::new(database.requests_per_second),
                 }));
@@ -96,6 +100,11 @@ impl Shared {
         only.cloned()
     }
 
+    /// Waits for a place for an answer.
+    pub(super) async fn place(&self, key: Option<Key>) -> Answer<Held> {
+        self.answers.wait(key).await.ok_or_else(Refusal::busy)
+    }
+
     pub(super) fn all(&self) -> Vec<Arc<Entry>> {
         self.databases.read().values().cloned().collect()
     }
@@ -107,7 +116,7 @@ pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 pub(super) type Answer<T> = std::result::Result<T, Refusal>;
 
 impl Refusal {
-    fn not_found(sentence: &str) -> Self {
+    pub(super) fn not_found(sentence: &str) -> Self {
         Self(StatusCode::NOT_FOUND, sentence.to_owned())
     }
 
@@ -167,10 +176,21 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/{request}", post(request))
         .route("/{database}/v1/position", get(position))
         .route("/{database}/v1/{request}", post(request))
+        .route("/v2/pipeline", post(hrana::pipeline))
+        .route("/v3/pipeline", post(hrana::pipeline))
+        .route("/v3/cursor", post(hrana::cursor))
+        .route("/{database}/v2/pipeline", post(hrana::pipeline))
+        .route("/{database}/v3/pipeline", post(hrana::pipeline))
+        .route("/{database}/v3/cursor", post(hrana::cursor))
         .fallback(async || no_such_path())
         .layer(from_fn_with_state(shared.clone(), admission::admit))
         // Behind the layer: everybody may know that something is here.
         .route("/health", get(async || "ok"))
+        // And which versions of Hrana are spoken, whatever is served: clients ask without a token.
+        .route("/v2", get(async || "ok"))
+        .route("/v3", get(async || "ok"))
+        .route("/{database}/v2", get(async || "ok"))
+        .route("/{database}/v3", get(async || "ok"))
         .with_state(shared)
 }
 
@@ -179,7 +199,7 @@ fn no_such_path() -> Refusal {
 }
 
 /// The service that was asked for.
-fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
+pub(super) fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
     match asked.database.upgrade() {
         Some(entry) => Ok(entry.service.clone()),
         None if asked.named => Err(Refusal::not_found(
@@ -215,7 +235,7 @@ async fn request(
     if name == "push" {
         return push(shared, asked, visit, body).await;
     }
-    let body = arrival::short(body).await?;
+    let body = arrival::short(body, REQUEST_BYTES).await?;
     let _busy = visit.busy();
     let request = Request::decode(&mut &body[..])?;
     if request.name() != name {
@@ -226,8 +246,7 @@ async fn request(
         Request::Begin(begin) => turn(&asked, begin.lease).await?,
         _ => None,
     };
-    let place = shared.answers.wait(asked.key).await;
-    let place = place.ok_or_else(Refusal::busy)?;
+    let place = shared.place(asked.key).await?;
     let service = service(&asked)?;
     let answer = move || service.answer(request, turn)?.encode();
     Ok(answered(blocking(answer).await?, place))
@@ -261,8 +280,7 @@ async fn push(
     let turns = service(&asked)?.turns();
     let turn = turns.wait(lease, LONGEST_TURN).await;
     let turn = turn.ok_or_else(Refusal::busy)?;
-    let place = shared.answers.wait(asked.key).await;
-    let place = place.ok_or_else(Refusal::busy)?;
+    let place = shared.place(asked.key).await?;
     let service = service(&asked)?;
     let answer = move || Ok(service.push(&mut body.reader(), turn)?.encode());
     Ok(answered(blocking(answer).await?, place))
@@ -294,7 +312,7 @@ impl AsRef<[u8]> for Sending {
     }
 }
 
-fn sending(bytes: Vec<u8>, place: Held) -> Bytes {
+pub(super) fn sending(bytes: Vec<u8>, place: Held) -> Bytes {
     match bytes.len() > SMALL {
         true => Bytes::from_owner(Sending {
             bytes,

@@ -33,7 +33,7 @@ fn nothing_new() -> Request {
 }
 
 /// Reads one request; gives its head.
-fn take(stream: &mut TcpStream) -> String {
+pub(super) fn take(stream: &mut TcpStream) -> String {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -46,7 +46,7 @@ fn take(stream: &mut TcpStream) -> String {
     head
 }
 
-fn give(stream: &mut TcpStream, status: &str, body: &[u8]) {
+pub(super) fn give(stream: &mut TcpStream, status: &str, body: &[u8]) {
     write!(
         stream,
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
@@ -69,7 +69,7 @@ fn access(token: Option<&str>, timeout: Duration) -> Access {
 }
 
 /// A remote whose server follows `script`; what the script gives comes with it.
-fn against<T: Send + 'static>(
+pub(super) fn against<T: Send + 'static>(
     token: Option<&str>,
     script: impl FnOnce(TcpListener) -> T + Send + 'static,
 ) -> (HttpRemote, thread::JoinHandle<T>) {
