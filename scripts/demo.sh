@@ -131,7 +131,30 @@ ask replica "SELECT version FROM package WHERE name = 'bash'; SELECT name FROM d
 say "  The replica's full-text search finds the new package, from the local file."
 compare "after the changes"
 
-say "5. A program that has never heard of replicas writes the primary's file"
+say "5. The replica writes: COMMIT returns when the primary has it"
+ask replica 'SELECT bytes_sent FROM replica_status;'
+sent=$answer
+began=$(now)
+ask replica "BEGIN;
+UPDATE package SET version = version || '+local' WHERE name = 'bash';
+INSERT INTO package VALUES ('from-the-replica', '1.0', 'amd64', 'database', 'optional', 'demo', 1, 1, 'written on the replica');
+COMMIT;
+SELECT count(*) FROM package WHERE name = 'from-the-replica';"
+[[ $answer == 1 ]] || fail "the replica does not see its own write: $answer"
+took=$(($(now) - began))
+ask replica 'SELECT bytes_sent FROM replica_status;'
+sent=$((answer - sent))
+ask primary "SELECT version FROM package WHERE name = 'bash'; SELECT name FROM package WHERE name = 'from-the-replica';"
+[[ $answer == *+local$'\n'from-the-replica ]] || fail "the primary answers: $answer"
+say "  One transaction of two statements: $(count "$sent") bytes sent, committed on the primary and here in $took ms."
+ask replica "SELECT replica_exec('DELETE FROM package WHERE name = ?', 'from-the-replica');"
+[[ $(json "$answer" changes) == 1 ]] || fail "replica_exec answers: $answer"
+ask replica "SELECT count(*) FROM package WHERE name = 'from-the-replica';"
+[[ $answer == 0 ]] || fail "the replica does not see what replica_exec did: $answer"
+say "  SELECT replica_exec('DELETE ...') ran on the primary; the replica has what it did."
+compare "after the writes"
+
+say "6. A program that has never heard of replicas writes the primary's file"
 "$sqlite" -batch -init /dev/null "$work/debian.db" \
   "PRAGMA busy_timeout = 5000; CREATE INDEX package_section ON package(section, name); UPDATE package SET priority = 'required' WHERE name = 'sqlite3'" >/dev/null
 say "  Plain sqlite3 made an index over all packages and an update."
@@ -139,11 +162,11 @@ tell_sync
 [[ $synced_transactions == 2 ]] || fail "two transactions were made, $synced_transactions arrived"
 compare "after the foreign program"
 
-say "6. Nothing new"
+say "7. Nothing new"
 tell_sync
 [[ $synced_transactions == 0 ]] || fail "nothing was written, $synced_transactions transactions arrived"
 
-say "7. The replica is an ordinary file for every SQLite program"
+say "8. The replica is an ordinary file for every SQLite program"
 found=$("$sqlite" -batch -init /dev/null -readonly "$work/replica.db" \
   "SELECT count(*) FROM dependency WHERE depends_on = 'libc6' AND kind = 'Depends'")
 expected=$("$sqlite" -batch -init /dev/null -readonly "$work/debian.db" \
@@ -155,7 +178,7 @@ SELECT * FROM replica_status;'
 say "  What the replica says of itself:"
 sed 's/^/  /' <<<"$answer"
 
-say "8. The same with encryption"
+say "9. The same with encryption"
 (umask 077 && echo 'correct horse battery staple' >"$work/sealed.key")
 ask replica ".mode list
 .open file:sealed.db?vfs=replica&sync_url=$url&key_file=$work/sealed.key

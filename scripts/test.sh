@@ -43,8 +43,10 @@ step "the extension in real hosts" cargo test --release --manifest-path tests/Ca
 encrypted() { # ends, options of cargo test
   REPLICA_TEST_ENCRYPTED=$1 step "encrypted: $1" cargo test --release --manifest-path tests/Cargo.toml --no-fail-fast "${@:2}" || passed=$?
 }
-encrypted both --test history --test kill --test places --test trouble
+encrypted both --test history --test places --test trouble
 encrypted both --test content -- pages_of_4096 absence
+encrypted both --test commits
+encrypted replica --test commits
 encrypted primary --test history --test places
 encrypted replica --test history --test places
 

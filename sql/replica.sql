@@ -10,6 +10,10 @@
 -- The first access fetches the whole database; from then on reads need no network.
 SELECT count(*) || ' orders, read from the local file' FROM orders;
 
+-- A write commits on the primary, and is in the local file when it returns.
+INSERT INTO orders(item, quantity) VALUES ('biscuits', 3);
+SELECT group_concat(item, ', ') FROM orders;
+
 -- What others have written since: one transaction of the local file, however many it was on the primary.
 SELECT replica_sync();
 

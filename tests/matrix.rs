@@ -303,7 +303,7 @@ fn several_replicas_and_ordinary_databases_in_one_connection() {
         // A failed write of one transaction leaves the others as they were.
         host.sql("main", "BEGIN");
         host.sql("main", "UPDATE plain.note SET text = 'kept' WHERE id = 2");
-        host.refused("main", "UPDATE main.note SET text = 'no' WHERE id = 2");
+        host.refused("main", "UPDATE main.note SET id = 1 WHERE id = 2");
         host.sql("main", "COMMIT");
         assert_eq!(
             host.sql("main", "SELECT text FROM plain.note WHERE id = 2"),

@@ -15,7 +15,7 @@ use super::checkpointer::Checkpointer;
 use super::push::{PATIENCE, Pusher};
 use super::ring::Ring;
 use super::server::Service;
-use super::turns::{Turn, Turns};
+use super::turns::{LEASE, SHORT_LEASE, Turn, Turns};
 use crate::database::handle::Handle;
 use crate::database::host::{Host, Spool};
 use crate::database::paths;
@@ -274,10 +274,17 @@ impl Primary {
                 .and_then(|()| pusher.settle(&self.capture));
             if let Err(error) = settled {
                 pusher.unlock();
+                turn.end();
                 return Err(error);
             }
             drop(pusher);
-            self.turns.keep(lease.id, turn);
+            let answer = self.pull(&request.pull());
+            let time = match &answer {
+                Ok(Response::UpToDate(_)) => LEASE,
+                _ => SHORT_LEASE,
+            };
+            self.turns.keep(lease.id, turn, time);
+            return answer;
         }
         self.pull(&request.pull())
     }
@@ -291,7 +298,7 @@ impl Primary {
     fn give_back(&self, turn: Option<Turn>) {
         if let Some(turn) = turn {
             self.pusher.lock().unlock();
-            drop(turn);
+            turn.end();
         }
     }
 }
@@ -310,11 +317,13 @@ impl Service for Primary {
     fn push(&self, push: &mut dyn Read, turn: Turn) -> Result<PushResponse> {
         let reader = PushReader::start(push)?;
         let mut pusher = self.pusher.lock();
-        if !turn.is_leased() {
-            pusher.lock(PATIENCE)?;
-        }
-        let pushed = pusher.push(&self.capture, reader);
+        let locked = match turn.is_leased() {
+            true => Ok(()),
+            false => pusher.lock(PATIENCE),
+        };
+        let pushed = locked.and_then(|()| pusher.push(&self.capture, reader));
         pusher.unlock();
+        turn.end();
         pushed
     }
 

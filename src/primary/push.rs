@@ -146,7 +146,7 @@ impl Pusher {
             let mut pages = Pages::new(push.page_size);
             let mut content = state.content;
             let mut hasher = TransactionHasher::new(push.database_size);
-            while let Some((number, page)) = reader.next()? {
+            while let Some((number, page)) = reader.next_page()? {
                 let old = old_hash(store, &state, number)?;
                 let Some(page) = whole(&snapshot, number, page, old)? else {
                     return Ok(None);

@@ -4,8 +4,8 @@
 //! SQLite's write lock as always, which each turn takes as well. So that they come to it beside
 //! replicas that never pause, the write lock is left alone for a moment now and then.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -16,6 +16,10 @@ use crate::wire::LeaseId;
 
 /// How long a lease lasts that is not used.
 pub const LEASE: Duration = Duration::from_secs(5);
+
+/// The same of one that came with newer content: whoever has begun to read there begins again at once,
+/// or never.
+pub const SHORT_LEASE: Duration = Duration::from_millis(500);
 
 /// How many may wait for their turn.
 const MOST_WAITING: usize = 256;
@@ -42,17 +46,17 @@ struct Busy {
 
 /// The right to write: of one push, or for as long as a lease lasts.
 pub struct Turn {
-    turns: Arc<Turns>,
-    _permit: OwnedSemaphorePermit,
-    /// Whether it was kept for the lease that it now serves.
-    leased: bool,
+    turns: Weak<Turns>,
+    permit: Option<OwnedSemaphorePermit>,
+    /// The lease for which it was kept.
+    lease: Option<LeaseId>,
 }
 
-/// A turn that is kept for a replica.
+/// A turn that is kept for a replica, with the write lock.
 struct Lease {
     id: LeaseId,
     until: Instant,
-    turn: Turn,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Turns {
@@ -79,9 +83,9 @@ impl Turns {
         let _waiting = Waiting::among(&self.waiting)?;
         let permit = timeout(most, Arc::clone(&self.one).acquire_owned()).await;
         let turn = Turn {
-            turns: Arc::clone(self),
-            _permit: permit.ok()?.ok()?,
-            leased: false,
+            turns: Arc::downgrade(self),
+            permit: Some(permit.ok()?.ok()?),
+            lease: None,
         };
         if self.is_due_to_pause() {
             sleep(PAUSE).await;
@@ -102,40 +106,35 @@ impl Turns {
         due
     }
 
-    /// Keeps a turn for a lease.
-    pub fn keep(&self, id: LeaseId, turn: Turn) {
-        *self.lease.lock() = Some(Lease {
-            id,
-            until: Instant::now() + LEASE,
-            turn,
-        });
+    /// Keeps a turn for a lease that lasts for `time`.
+    pub fn keep(&self, id: LeaseId, mut turn: Turn, time: Duration) {
+        if let Some(permit) = turn.permit.take() {
+            let until = Instant::now() + time;
+            *self.lease.lock() = Some(Lease { id, until, permit });
+        }
     }
 
     /// The turn of a lease, for its push or its end; `None` where it is no more.
-    pub fn take(&self, id: LeaseId) -> Option<Turn> {
+    pub fn take(self: &Arc<Self>, id: LeaseId) -> Option<Turn> {
         self.take_if(|lease| lease.id == id)
     }
 
     /// The turn of a lease that has lasted long enough.
-    pub fn take_expired(&self) -> Option<Turn> {
+    pub fn take_expired(self: &Arc<Self>) -> Option<Turn> {
         self.take_if(|lease| lease.until <= Instant::now())
     }
 
-    /// The turn of any lease: nobody is served any more.
-    pub fn take_any(&self) -> Option<Turn> {
-        self.take_if(|_| true)
-    }
-
-    fn take_if(&self, condition: impl FnOnce(&Lease) -> bool) -> Option<Turn> {
+    fn take_if(self: &Arc<Self>, condition: impl FnOnce(&Lease) -> bool) -> Option<Turn> {
         let mut lease = self.lease.lock();
         match &*lease {
             Some(kept) if condition(kept) => {}
             _ => return None,
         }
-        lease.take().map(|kept| {
-            let mut turn = kept.turn;
-            turn.leased = true;
-            turn
+        let kept = lease.take()?;
+        Some(Turn {
+            turns: Arc::downgrade(self),
+            permit: Some(kept.permit),
+            lease: Some(kept.id),
         })
     }
 }
@@ -143,13 +142,27 @@ impl Turns {
 impl Turn {
     /// Whether it comes with the write lock, which its lease has kept.
     pub fn is_leased(&self) -> bool {
-        self.leased
+        self.lease.is_some()
+    }
+
+    /// Ends it; a lease's write lock has been given back.
+    pub fn end(mut self) {
+        self.permit = None;
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.busy.lock().ended = Instant::now();
+        let Some(turns) = self.turns.upgrade() else {
+            return;
+        };
+        turns.busy.lock().ended = Instant::now();
+        if let (Some(id), Some(permit)) = (self.lease, self.permit.take()) {
+            // Whoever was to use it did not come to it: the write lock is still held, and goes with
+            // the next lease that has expired.
+            let until = Instant::now();
+            *turns.lease.lock() = Some(Lease { id, until, permit });
+        }
     }
 }
 

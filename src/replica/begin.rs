@@ -1,14 +1,14 @@
 //! The start of a write: whether the local content is what a transaction may be computed from.
 //!
-//! SQLite holds WAL_WRITE, so that nobody else writes here meanwhile. A replica that was told within
-//! the last second that it holds the remote's newest state goes ahead (whether that is still so, the
-//! push finds out); others ask. What the answer brings is entered at once: SQLite then finds a newer
-//! state than the one it reads, and begins again from that.
+//! A replica that was told within the last second that it holds the remote's newest state goes ahead:
+//! whether that is still so, the push finds out. Others ask, before SQLite takes the write lock, so that
+//! nobody here waits for the network behind that. What the answer brings is entered at once: SQLite
+//! finds a newer state than the one it reads, and begins again from that.
 
-use super::enter::{self, Current, Entered};
 use super::fetch::{Conversation, Fetched};
 use super::follower::Replica;
 use super::resolve::{self, Standing};
+use super::sync::Round;
 use crate::database::clock::Stopwatch;
 use crate::database::settings::WriteMode;
 use crate::database::store::State;
@@ -16,74 +16,97 @@ use crate::error::{Error, Result};
 use crate::wal::apply::Writer;
 use crate::wire::{Lease, LeaseId, ReleaseRequest, Request};
 
-/// What came of the start of a write.
-pub enum Begun {
-    /// The transaction is to be computed from this state.
-    Ready(State),
-    /// Newer content was entered, this state: whoever has begun to read has to begin again.
-    Newer(State),
-}
+/// Times another process may get in first.
+const MOST_ROUNDS: usize = 10;
 
 impl Replica {
-    /// What needs the write lock to be free: before SQLite takes it.
-    pub(super) fn prepare_write(&self) -> Result<()> {
+    /// Gets ready for a write, before SQLite takes the write lock. True where newer content was
+    /// entered: whoever reads already has to begin again.
+    pub(super) fn prepare_write(&self) -> Result<bool> {
         if self.writes().take_heal()
             && let Err(error) = self.sync()
         {
             self.writes().heal();
             return Err(error);
         }
-        match self.known()? {
-            Some(_) => Ok(()),
-            None => Err(Error::ReadOnly(self.foreign().to_string())),
+        self.settle_pending()?;
+        for _ in 0..MOST_ROUNDS {
+            let Some(state) = self.known()? else {
+                return Err(Error::ReadOnly(self.foreign().to_string()));
+            };
+            let Some(lease) = self.question()? else {
+                return Ok(false);
+            };
+            match self.ask_to_begin(state, lease)? {
+                Round::Current(now, ..) => return Ok(now.position != state.position),
+                Round::Moved => {}
+                Round::Heal => {
+                    self.writes().heal();
+                    return Err(Error::Busy(format!(
+                        "the pages of {} have to be compared with the primary's first",
+                        self.path().display()
+                    )));
+                }
+            }
+        }
+        Err(self.contended())
+    }
+
+    /// The state a transaction is computed from, under the WAL_WRITE that SQLite has just taken.
+    pub(super) fn begin_write(&self) -> Result<State> {
+        let mut local = self.local();
+        let (handle, store) = local.handle(self.host(), self.path())?;
+        handle.header()?;
+        let mut writer = Writer::under_lock(&*handle.files.index)?;
+        match resolve::resolve(handle, store, &mut writer)? {
+            Standing::Known(state) => Ok(state),
+            _ => Err(self.contended()),
         }
     }
 
-    /// Begins a write, under the WAL_WRITE that SQLite has just taken.
-    pub(super) fn begin_write(&self) -> Result<Begun> {
-        self.settle_pending()?;
-        let state = {
-            let mut local = self.local();
-            let (handle, store) = local.handle(self.host(), self.path())?;
-            handle.header()?;
-            let mut writer = Writer::under_lock(&*handle.files.index)?;
-            match resolve::resolve(handle, store, &mut writer)? {
-                Standing::Known(state) => state,
-                _ => return Err(self.contended()),
-            }
-        };
+    /// Whether the remote has to be asked first: `None` where it has not, else with which lease.
+    fn question(&self) -> Result<Option<Option<Lease>>> {
         let clock = self.host().clock();
-        let (leased, at_head, exclusive) = {
+        let mode = self.settings().write_mode();
+        let (at_head, contended, leased, held) = {
             let writes = self.writes();
-            let exclusive = match self.settings().write_mode() {
-                WriteMode::Exclusive => true,
-                WriteMode::Optimistic => false,
-                WriteMode::Auto => writes.is_contended(&*clock),
-            };
             (
-                writes.is_leased(&*clock),
                 writes.is_at_head(&*clock),
-                exclusive,
+                writes.is_contended(&*clock),
+                writes.is_leased(&*clock, mode == WriteMode::Exclusive),
+                writes.lease(),
             )
         };
-        match (leased && at_head) || (at_head && !exclusive) {
-            true => Ok(Begun::Ready(state)),
-            false => self.ask_to_begin(state, exclusive),
+        let exclusive = match mode {
+            WriteMode::Exclusive => true,
+            WriteMode::Optimistic => false,
+            WriteMode::Auto => contended,
+        };
+        if at_head && (leased || !exclusive) {
+            return Ok(None);
         }
+        if !exclusive {
+            return Ok(Some(None));
+        }
+        // An answer must come within the time-out.
+        let wait = self.settings().timeout().mul_f64(0.8);
+        Ok(Some(Some(Lease {
+            // Not another one: it would wait for the end of the first.
+            id: match held {
+                Some(id) => id,
+                None => LeaseId(self.host().random()?),
+            },
+            wait_milliseconds: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        })))
     }
 
     /// Asks the remote; what it has beyond `state` is entered.
-    fn ask_to_begin(&self, state: State, exclusive: bool) -> Result<Begun> {
+    fn ask_to_begin(&self, state: State, lease: Option<Lease>) -> Result<Round> {
         let clock = self.host().clock();
         if let Some(why) = self.writes().why_unreachable(&*clock) {
             return Err(Error::Busy(why));
         }
         let asked = Stopwatch::start(clock.clone());
-        let since = clock.monotonic();
-        let lease = match exclusive {
-            true => Some(self.lease()?),
-            false => None,
-        };
         let database = self.database_id()?;
         let remote = self.remote()?;
         let mut conversation = Conversation::new(&*remote, Some(database));
@@ -99,58 +122,19 @@ impl Replica {
             Err(error) => return Err(error),
         };
         if let Some(lease) = lease {
-            self.writes().leased(lease.id, since);
+            let whole = matches!(fetched, Fetched::UpToDate(_));
+            self.writes().leased(&*clock, lease.id, whole);
         }
-        match fetched {
-            Fetched::UpToDate(head) => {
-                self.note_position(head.position);
-                self.writes().at_head(&*clock);
-                Ok(Begun::Ready(state))
-            }
-            Fetched::Batch(batch) => {
-                let random = self.fresh_salts()?;
-                let mut local = self.local();
-                let (handle, store) = local.handle(self.host(), self.path())?;
-                let writer = Writer::under_lock(&*handle.files.index)?;
-                let current = Current {
-                    content: state.content,
-                    database_size: state.database_size,
-                };
-                let entered = enter::enter(handle, store, writer, current, &batch, random)?;
-                drop(local);
-                match entered {
-                    Entered::Done(state) => {
-                        self.note_position(batch.head.position);
-                        self.writes().at_head(&*clock);
-                        Ok(Begun::Newer(state))
-                    }
-                    Entered::Mismatch => Err(self.must_heal()),
-                }
-            }
-            Fetched::Diverged(_) => Err(self.must_heal()),
+        let round = match fetched {
+            Fetched::UpToDate(head) => Round::Current(state, head, 0),
+            Fetched::Batch(batch) => self.enter(state, &batch)?,
+            Fetched::Diverged(_) => Round::Heal,
+        };
+        if let Round::Current(_, head, _) = &round {
+            self.note_position(head.position);
+            self.writes().at_head(&*clock);
         }
-    }
-
-    fn must_heal(&self) -> Error {
-        self.writes().heal();
-        Error::Busy(format!(
-            "the pages of {} have to be compared with the primary's first",
-            self.path().display()
-        ))
-    }
-
-    /// The lease to ask for, and how long to wait for it: an answer must come within the time-out.
-    fn lease(&self) -> Result<Lease> {
-        let wait = self.settings().timeout().mul_f64(0.8);
-        let held = self.writes().lease();
-        Ok(Lease {
-            // Not another one: it would wait for the end of the first.
-            id: match held {
-                Some(id) => id,
-                None => LeaseId(self.host().random()?),
-            },
-            wait_milliseconds: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-        })
+        Ok(round)
     }
 
     /// Gives back a lease that was not used. Where that fails the primary ends it, seconds later.

@@ -30,7 +30,7 @@ const MOST_ROUNDS: usize = 100;
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// One round of [`Replica::sync`].
-enum Round {
+pub(super) enum Round {
     /// The replica holds the remote's newest position.
     Current(State, Head, usize),
     /// Another process got in first: the answer is of no use.
@@ -136,7 +136,7 @@ impl Replica {
     }
 
     /// Enters a batch made for `base`, if the content is still there.
-    fn enter(&self, base: State, batch: &Batch) -> Result<Round> {
+    pub(super) fn enter(&self, base: State, batch: &Batch) -> Result<Round> {
         if base.page_size != batch.head.page_size {
             return Err(Error::Misuse(format!(
                 "the remote's pages have {} bytes now, {} has {}: make the replica anew",
@@ -229,11 +229,16 @@ impl Replica {
         let scanned = scan::digest(&reading)?;
         self.under_write_lock(|local| {
             let (handle, store) = local.handle(self.host(), self.path())?;
-            let Some(writer) = enter::try_writer(handle)? else {
+            let Some(mut writer) = enter::try_writer(handle)? else {
                 return Ok(None);
             };
             if *writer.header() != scanned.header {
                 return Ok(Some(None));
+            }
+            if scanned.header.mx_frame > 0 && store.intent()?.is_some() {
+                // Whoever wrote it may have been stopped before all headers were right.
+                let start = Anchor::log_start(scanned.header.salts);
+                writer.repair(&*handle.files.log, &start)?;
             }
             match resolve::compare(store, &scanned)? {
                 Standing::Known(state) => enter::anchor(handle, store, writer, state, random)

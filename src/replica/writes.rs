@@ -19,6 +19,10 @@ const CONTENDED: Duration = Duration::from_secs(2);
 /// For how long a lease is used: less than it lasts on the primary.
 const LEASE: Duration = Duration::from_secs(4);
 
+/// The same of one that came with newer content: whoever has begun to read begins again at once, or
+/// never.
+const SHORT_LEASE: Duration = Duration::from_millis(400);
+
 /// For how long at least an unreachable primary is not tried again: SQLite's busy handler asks every
 /// few milliseconds.
 const UNREACHABLE: Duration = Duration::from_secs(1);
@@ -31,7 +35,7 @@ pub struct Writes {
     /// Until when writes ask for a lease.
     contended_until: Duration,
     /// The lease that is held, until then.
-    lease: Option<(LeaseId, Duration)>,
+    lease: Option<Held>,
     /// Until when the primary is not tried again, and why.
     unreachable: Option<(Duration, String)>,
     /// The push whose outcome is not known. Locked while it is sent: whoever else is to write here
@@ -39,6 +43,14 @@ pub struct Writes {
     pub(super) pending: Option<Arc<Mutex<Pending>>>,
     /// Whether pages have to be compared before the next write.
     heal: bool,
+}
+
+/// A lease that was granted.
+struct Held {
+    id: LeaseId,
+    until: Duration,
+    /// Whether it is of full length.
+    whole: bool,
 }
 
 impl Writes {
@@ -76,25 +88,27 @@ impl Writes {
         clock.monotonic() < self.contended_until
     }
 
-    /// A lease was granted to a request that was sent `since`.
-    pub fn leased(&mut self, id: LeaseId, since: Duration) {
-        self.lease = Some((id, since + LEASE));
+    /// A lease was granted: a whole one, or for a moment.
+    pub fn leased(&mut self, clock: &dyn Clock, id: LeaseId, whole: bool) {
+        let until = clock.monotonic() + if whole { LEASE } else { SHORT_LEASE };
+        self.lease = Some(Held { id, until, whole });
     }
 
     /// The lease that is held.
     pub fn lease(&self) -> Option<LeaseId> {
-        self.lease.map(|(id, _)| id)
+        self.lease.as_ref().map(|held| held.id)
     }
 
-    /// Whether a lease is held and still lasts.
-    pub fn is_leased(&self, clock: &dyn Clock) -> bool {
+    /// Whether a lease is held, where it is asked for a `whole` one, and still lasts.
+    pub fn is_leased(&self, clock: &dyn Clock, whole: bool) -> bool {
         self.lease
-            .is_some_and(|(_, until)| clock.monotonic() < until)
+            .as_ref()
+            .is_some_and(|held| (held.whole || !whole) && clock.monotonic() < held.until)
     }
 
     /// The lease, to be given back.
     pub fn take_lease(&mut self) -> Option<LeaseId> {
-        self.lease.take().map(|(id, _)| id)
+        self.lease.take().map(|held| held.id)
     }
 
     /// The primary could not be reached; that took `took`.

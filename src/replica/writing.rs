@@ -12,7 +12,6 @@
 
 use std::sync::Arc;
 
-use super::begin::Begun;
 use super::follower::Replica;
 use super::resolve;
 use super::transaction::Frames;
@@ -30,8 +29,8 @@ use crate::wal::index::IndexHeader;
 pub struct Writing {
     replica: Arc<Replica>,
     hold: Option<Hold>,
-    /// Newer content was entered at the start of a write: the next one begins from that.
-    begins_again: bool,
+    /// Newer content was entered before the write lock was taken.
+    has_newer: bool,
 }
 
 /// A write lock that is held.
@@ -96,28 +95,35 @@ impl Writing {
         Self {
             replica,
             hold: None,
-            begins_again: false,
+            has_newer: false,
         }
     }
 
-    /// SQLite is about to take the write lock for a transaction.
-    pub fn prepare(&mut self) -> Result<()> {
-        self.replica.prepare_write()
+    /// SQLite is about to take the write lock for a transaction. True where newer content came.
+    pub fn prepare(&mut self) -> Result<bool> {
+        self.has_newer = false;
+        match self.replica.prepare_write() {
+            Ok(newer) => {
+                self.has_newer = newer;
+                Ok(newer)
+            }
+            Err(error) => {
+                self.replica.release_lease();
+                Err(error)
+            }
+        }
     }
 
-    /// SQLite has taken it, while it `reads` or before. On an error it is given back.
-    pub fn begin(&mut self, reads: bool) -> Result<()> {
-        self.begins_again = false;
-        let base = match self.replica.begin_write()? {
-            Begun::Ready(base) => base,
-            Begun::Newer(base) => {
-                // SQLite finds that it reads an older state, and gives the lock back.
-                self.begins_again = reads;
-                base
-            }
-        };
+    /// The write lock was not to be had after all.
+    pub fn abandon(&mut self) {
+        self.has_newer = false;
+        self.replica.release_lease();
+    }
+
+    /// SQLite has taken it. On an error it is given back.
+    pub fn begin(&mut self) -> Result<()> {
         self.hold = Some(Hold {
-            base,
+            base: self.replica.begin_write()?,
             first: 0,
             numbers: Vec::new(),
             header_of: None,
@@ -168,6 +174,8 @@ impl Writing {
         let Some(hold) = self.hold.take() else {
             return;
         };
+        // Whoever had begun to read gives the lock back at once, begins again, and uses the lease then.
+        self.has_newer &= hold.numbers.is_empty();
         if let Err(error) = hold.end(&self.replica) {
             // The next write looks again, and fetches what is missing.
             self.replica.writes().forget_head();
@@ -181,8 +189,7 @@ impl Writing {
 
     /// SQLite has given the write lock back.
     pub fn ended(&mut self) {
-        // Whoever begins again uses the lease then.
-        if !self.begins_again {
+        if !std::mem::take(&mut self.has_newer) {
             self.replica.release_lease();
         }
     }

@@ -455,9 +455,7 @@ impl OpenFile {
             _ => None,
         };
         if let (Some(writing), Kind::Main(main)) = (&begins, &self.kind)
-            && let Err(error) = main
-                .claim_connection()
-                .and_then(|()| writing.lock().prepare())
+            && let Err(error) = prepare_write(main, writing)
         {
             last_error::note(&error);
             return error.code();
@@ -482,6 +480,9 @@ impl OpenFile {
         );
         let (sqlite::SQLITE_OK, Kind::Main(main), Some(base)) = (code, &mut self.kind, &self.base)
         else {
+            if let (Some(_), Kind::Main(main)) = (&begins, &self.kind) {
+                main.disclaim_connection();
+            }
             return code;
         };
         let ended = main.ends_write(mask, flags);
@@ -491,8 +492,8 @@ impl OpenFile {
             main.disclaim_connection();
         }
         let changed = main.slots_changed(base, mask, flags);
-        let begun = match begins {
-            Some(writing) => changed.and_then(|()| writing.lock().begin(main.reads())),
+        let begun = match &begins {
+            Some(writing) => changed.and_then(|()| writing.lock().begin()),
             None => changed,
         };
         let Err(error) = begun else {
@@ -507,7 +508,10 @@ impl OpenFile {
             |f, file| unsafe { f(file, offset, count, back) },
         );
         main.note_slots(mask, back);
-        main.disclaim_connection();
+        if let Some(writing) = begins {
+            writing.lock().abandon();
+            main.disclaim_connection();
+        }
         error.code()
     }
 
@@ -577,6 +581,26 @@ impl OpenFile {
             // SAFETY: forwards SQLite's own arguments.
             Some(base) => unsafe { base.control(operation, argument) },
             None => sqlite::SQLITE_NOTFOUND,
+        }
+    }
+}
+
+/// Before the write lock of a replica is taken.
+fn prepare_write(main: &MainFile, writing: &Mutex<Writing>) -> Result<()> {
+    main.claim_connection()?;
+    match writing.lock().prepare() {
+        Ok(true) if main.reads() => {
+            // What SQLite is about to find out by itself.
+            last_error::note(&Error::Conflict(
+                "newer content came from the primary: the transaction has to begin again"
+                    .to_owned(),
+            ));
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            main.disclaim_connection();
+            Err(error)
         }
     }
 }

@@ -78,12 +78,7 @@ pub(super) fn open<'a>(
         _ => after.checksum,
     };
     Ok((
-        Some(FrameReader::new(
-            log,
-            page_size,
-            after.mx_frame,
-            header.mx_frame,
-        )),
+        Some(FrameReader::new(log, page_size, after.mx_frame, header)),
         chain,
     ))
 }
@@ -143,26 +138,26 @@ impl Transactions<'_> {
         };
         let mut pages = BTreeMap::new();
         let mut nonce = NonceReader::default();
-        while let Some((frame, header, page)) = reader.next()? {
+        while let Some((frame, header, database_size, page)) = reader.next()? {
             nonce.frame(header.page, page);
-            self.intact &= self.chain.next(header.page, header.database_size, page) == header;
+            self.intact &= self.chain.next(header.page, database_size, page) == header;
             let first = pages.is_empty();
             pages.insert(header.page, frame);
-            if header.database_size == 0 {
+            if database_size == 0 {
                 continue;
             }
             let repeated = first
                 && self.last_page == page
                 && self.ready.as_ref().is_some_and(|(last, number)| {
-                    *number == header.page && last.database_size == header.database_size
+                    *number == header.page && last.database_size == database_size
                 });
             self.last_page.clear();
             self.last_page.extend_from_slice(page);
             let lock_page = reader.page_size.lock_page();
-            pages.retain(|&number, _| number.get() <= header.database_size && number != lock_page);
+            pages.retain(|&number, _| number.get() <= database_size && number != lock_page);
             let transaction = Transaction {
                 last_frame: frame,
-                database_size: header.database_size,
+                database_size,
                 pages,
                 checksum: self.chain.checksum,
                 intact: self.intact,
@@ -209,6 +204,10 @@ impl Iterator for Transactions<'_> {
     }
 }
 
+/// A frame that was read: its index, its header as it is stored, the database size of a commit frame
+/// or 0, its page. The last published frame is a commit, whatever its header says: the wal-index knows.
+pub(super) type Read<'a> = (FrameIndex, FrameHeader, u32, &'a [u8]);
+
 /// Reads frames in order, many at a time.
 pub(super) struct FrameReader<'a> {
     log: &'a dyn LogFile,
@@ -216,25 +215,28 @@ pub(super) struct FrameReader<'a> {
     /// The frames still to come.
     next: u32,
     last: u32,
+    /// The published commit: its frame, and the database size in pages after it.
+    commit: (u32, u32),
     buffer: Vec<u8>,
     /// Where the next frame starts in the buffer.
     at: usize,
 }
 
 impl<'a> FrameReader<'a> {
-    fn new(log: &'a dyn LogFile, page_size: PageSize, after: u32, last: u32) -> Self {
+    fn new(log: &'a dyn LogFile, page_size: PageSize, after: u32, header: &IndexHeader) -> Self {
         Self {
             log,
             page_size,
             next: after + 1,
-            last,
+            last: header.mx_frame,
+            commit: (header.mx_frame, header.database_size),
             buffer: Vec::new(),
             at: 0,
         }
     }
 
-    /// The next frame: its index, its header as it is stored, its page.
-    pub(super) fn next(&mut self) -> Result<Option<(FrameIndex, FrameHeader, &[u8])>> {
+    /// The next frame.
+    pub(super) fn next(&mut self) -> Result<Option<Read<'_>>> {
         let frame = match FrameIndex::new(self.next) {
             Some(frame) if self.next <= self.last => frame,
             _ => return Ok(None),
@@ -269,7 +271,11 @@ impl<'a> FrameReader<'a> {
             Some(next) => self.next = next,
             None => self.last = 0,
         }
-        Ok(Some((frame, header, page)))
+        let database_size = match self.commit {
+            (last, size) if last == frame.get() => size,
+            _ => header.database_size,
+        };
+        Ok(Some((frame, header, database_size, page)))
     }
 }
 

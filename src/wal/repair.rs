@@ -29,8 +29,8 @@ impl Writer<'_> {
         }
         let page_size = self.header.require_page_size()?;
         let mut changed = false;
-        while let Some((frame, stored, page)) = frames.next()? {
-            let right = chain.next(stored.page, stored.database_size, page);
+        while let Some((frame, stored, database_size, page)) = frames.next()? {
+            let right = chain.next(stored.page, database_size, page);
             if right != stored {
                 log.write(&right.encode(), frame.offset(page_size))?;
                 changed = true;

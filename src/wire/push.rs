@@ -182,7 +182,7 @@ impl<'a> PushReader<'a> {
     }
 
     /// The next page; `None` behind the last one.
-    pub fn next(&mut self) -> Result<Option<(PageNumber, PushedPage)>> {
+    pub fn next_page(&mut self) -> Result<Option<(PageNumber, PushedPage)>> {
         let Some((number, kind)) = self.records.next()? else {
             return Ok(None);
         };
@@ -341,7 +341,7 @@ mod tests {
             let mut reader = PushReader::start(&mut source).unwrap();
             assert_eq!(*reader.request(), push);
             let mut found = Vec::new();
-            while let Some((number, page)) = reader.next().unwrap() {
+            while let Some((number, page)) = reader.next_page().unwrap() {
                 found.push((
                     number.get(),
                     match page {
@@ -368,7 +368,7 @@ mod tests {
             bytes[at] ^= 1;
             let mut source = &bytes[..];
             let read = PushReader::start(&mut source).and_then(|mut reader| {
-                while reader.next()?.is_some() {}
+                while reader.next_page()?.is_some() {}
                 reader.finish()
             });
             assert!(read.is_err(), "byte {at}");

@@ -67,6 +67,8 @@ pub(super) struct Asked {
     pub(super) database: Weak<Entry>,
     /// Whether it was named, rather than meant as the only one.
     pub(super) named: bool,
+    /// Whether nothing is served at the moment: the program that serves is starting, or ending.
+    pub(super) idle: bool,
     /// The request's name, the last part of the path.
     pub(super) request: Option<String>,
     /// Who asks.
@@ -117,6 +119,7 @@ fn asked(shared: &Shared, path: Option<RawPathParams>) -> Asked {
     Asked {
         database: database.as_ref().map(Arc::downgrade).unwrap_or_default(),
         named: name.is_some(),
+        idle: shared.is_empty(),
         request: part("request"),
         key: None,
         scope: Scope::Read,

@@ -90,7 +90,7 @@ impl Service for Fake {
 
     fn push(&self, push: &mut dyn Read, _: Turn) -> Result<PushResponse> {
         let mut reader = PushReader::start(push)?;
-        while reader.next()?.is_some() {}
+        while reader.next_page()?.is_some() {}
         reader.finish()?;
         Ok(PushResponse::Conflict(head()))
     }

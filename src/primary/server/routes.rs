@@ -202,6 +202,10 @@ fn no_such_path() -> Refusal {
 pub(super) fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
     match asked.database.upgrade() {
         Some(entry) => Ok(entry.service.clone()),
+        None if asked.idle => Err(Refusal(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "nothing is served here at the moment: try again".to_owned(),
+        )),
         None if asked.named => Err(Refusal::not_found(
             "no database of this name is served here",
         )),
@@ -229,7 +233,7 @@ async fn request(
 ) -> Answer<Response> {
     // Asked again when all is there: meanwhile it may be served no longer.
     service(&asked)?;
-    let Some(name) = asked.request.clone().filter(is_known) else {
+    let Some(name) = asked.request.clone().filter(|name| is_known(name)) else {
         return Err(no_such_path());
     };
     if name == "push" {
@@ -252,8 +256,8 @@ async fn request(
     Ok(answered(blocking(answer).await?, place))
 }
 
-fn is_known(name: &String) -> bool {
-    ["pull", "hashes", "pages", "begin", "push", "release"].contains(&name.as_str())
+fn is_known(name: &str) -> bool {
+    ["pull", "hashes", "pages", "begin", "push", "release"].contains(&name)
 }
 
 /// The turn of whoever asks for a lease.
