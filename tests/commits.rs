@@ -496,3 +496,41 @@ fn a_second_process_on_the_same_replica_sees_the_write_at_once() {
     assert_eq!(number(&report, "$.pages"), 0, "{report}");
     assert_equal(&files, &mut primary, &mut host, "two processes");
 }
+
+#[test]
+fn a_position_is_waited_for_on_another_replica() {
+    let files = Files::new();
+    let primary = files.primary();
+    let other = files.path("other.db");
+    let parameters = format!("sync_url={}", primary.url());
+    let mut writer = Host::python();
+    writer.open_replica(&files.copy, &parameters);
+    let mut reader = Shell::replica(&other, &parameters);
+    reader.sync();
+    for round in 0..5 {
+        writer.sql("main", "UPDATE note SET text = text || '+' WHERE id = 1");
+        let position = writer.sql("main", "SELECT replica_position()");
+        let answer = reader.sql(&format!("SELECT replica_wait('{position}', 20)"));
+        assert_eq!(json(&answer, "$.reached"), "1", "{answer}");
+        assert_eq!(json(&answer, "$.position"), position);
+        let length = (7 + round).to_string();
+        assert_eq!(
+            reader.sql("SELECT length(text) FROM note WHERE id = 1"),
+            length
+        );
+        // What is there already needs no wait, and no primary.
+        let again = reader.sql(&format!("SELECT replica_wait('{position}', 0)"));
+        assert_eq!(json(&again, "$.reached"), "1", "{again}");
+    }
+    let never = format!("999999-{:032x}", 7);
+    let answer = reader.sql(&format!("SELECT replica_wait('{never}', 0.2)"));
+    assert_eq!(json(&answer, "$.reached"), "0", "{answer}");
+    reader.refused("SELECT replica_wait('nonsense', 1)");
+    reader.refused("SELECT replica_wait('1-00000000000000000000000000000000', -1)");
+    reader.sql("BEGIN; SELECT count(*) FROM note");
+    reader.refused(&format!("SELECT replica_wait('{never}', 0)"));
+    reader.sql("COMMIT");
+    primary.close();
+    let answer = reader.sql(&format!("SELECT replica_wait('{never}', 0.3)"));
+    assert_eq!(json(&answer, "$.reached"), "0", "{answer}");
+}

@@ -43,6 +43,14 @@ impl Call<'_> {
         self.arguments.get(at).map_or(0, api::value_int64)
     }
 
+    /// A number.
+    pub fn real(&self, at: usize) -> Result<f64> {
+        match self.arguments.get(at) {
+            Some(value) if !api::value_is_null(value) => Ok(api::value_double(value)),
+            _ => Err(Error::Misuse(format!("argument {} is missing", at + 1))),
+        }
+    }
+
     /// How many arguments there are.
     pub fn count(&self) -> usize {
         self.arguments.len()

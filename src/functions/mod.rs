@@ -19,6 +19,7 @@ pub fn define_all(db: *mut sqlite3) -> Result<()> {
     define(db, "replica_pull", 0..=1, sync::sync)?;
     // Any number of arguments.
     define(db, "replica_exec", -1..=-1, exec::exec)?;
+    define(db, "replica_wait", 2..=3, sync::wait)?;
     define(db, "replica_discard", 0..=1, sync::discard)?;
     define(db, "replica_position", 0..=1, sync::position)?;
     define(db, "replica_verify", 0..=1, sync::verify)?;

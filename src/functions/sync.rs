@@ -1,6 +1,9 @@
 //! Functions of a replica.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use super::call::{Call, json};
 use crate::database::host::Host;
@@ -27,6 +30,27 @@ fn replica(call: &Call<'_>, at: usize) -> Result<Arc<Replica>> {
 pub fn sync(call: &Call<'_>) -> Result<Option<String>> {
     call.refuse_in_write("replica_sync")?;
     json(&replica(call, 0)?.sync()?)
+}
+
+/// What `replica_wait` returns.
+#[derive(Serialize)]
+struct Waited {
+    reached: u8,
+    position: String,
+}
+
+/// `replica_wait(position, seconds [, schema])`
+pub fn wait(call: &Call<'_>) -> Result<Option<String>> {
+    let position = call.text(0)?.parse()?;
+    let seconds = call.real(1)?;
+    let time = Duration::try_from_secs_f64(seconds)
+        .map_err(|_| Error::Misuse(format!("{seconds} is no time to wait, in seconds")))?;
+    call.refuse_in_transaction("replica_wait")?;
+    let (now, reached) = replica(call, 2)?.wait(position, time)?;
+    json(&Waited {
+        reached: reached.into(),
+        position: now.to_string(),
+    })
 }
 
 /// `replica_discard([schema])`

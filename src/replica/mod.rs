@@ -17,5 +17,6 @@ pub mod status;
 pub mod sync;
 mod transaction;
 mod verify;
+mod wait;
 mod writes;
 pub mod writing;
