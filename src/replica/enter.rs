@@ -62,7 +62,7 @@ pub fn enter(
     }
     // A transaction has a page at least, also where the database only got smaller.
     let kept = match batch.pages.is_empty() {
-        true => Some(first_page(handle, head.page_size)?),
+        true => Some(first_page(handle)?.0),
         false => None,
     };
     let digest = match &kept {
@@ -107,8 +107,7 @@ pub fn enter(
     resolve::settle(store, state).map(|_| Entered::Done(state))
 }
 
-/// Records a verified state. A log without frames says nothing about the content, so that it
-/// would have to be read again the next time: page 1 enters as it is.
+/// Records a verified state.
 pub fn anchor(
     handle: &Handle,
     store: &dyn Store,
@@ -117,31 +116,38 @@ pub fn anchor(
     random: Salts,
 ) -> Result<Standing> {
     writer.discard_unpublished(&*handle.files.log)?;
-    let mut header = *writer.header();
-    if header.anchor().is_blank() {
-        let page = first_page(handle, state.page_size)?;
-        let pages = [(PageNumber::FIRST, page.as_slice())];
-        let (log, size) = (&*handle.files.log, state.database_size);
-        header = writer.append(log, state.page_size, size, pages, random)?;
-    }
-    resolve::settle(
-        store,
-        State {
-            anchor: Some(header.anchor()),
-            ..state
-        },
-    )
+    name_content(handle, &mut writer, random)?;
+    let anchor = Some(writer.header().anchor());
+    resolve::settle(store, State { anchor, ..state })
 }
 
-/// Page 1 as it is now.
-fn first_page(handle: &Handle, page_size: PageSize) -> Result<Vec<u8>> {
-    let mut page = vec![0; page_size.bytes()];
+/// A log without frames says nothing about the content: whatever is written and checkpointed, when
+/// the last one closes the file the next header is the same. So page 1 enters as it is.
+pub fn name_content(handle: &Handle, writer: &mut Writer<'_>, random: Salts) -> Result<()> {
+    if !writer.header().anchor().is_blank() {
+        return Ok(());
+    }
+    let (page, page_size, database_size) = first_page(handle)?;
+    let pages = [(PageNumber::FIRST, page.as_slice())];
+    let log = &*handle.files.log;
+    writer
+        .append(log, page_size, database_size, pages, random)
+        .map(drop)
+}
+
+/// Page 1 as it is now, page size and size of the database.
+fn first_page(handle: &Handle) -> Result<(Vec<u8>, PageSize, u32)> {
     let files = &handle.files;
     let lock = scan::begin_read(handle)?;
-    let read = Snapshot::new(&*files.index, &*files.log, &*files.content, &lock)
-        .and_then(|snapshot| snapshot.read_page(PageNumber::FIRST, &mut page));
+    let read =
+        Snapshot::new(&*files.index, &*files.log, &*files.content, &lock).and_then(|snapshot| {
+            let size = snapshot.page_size();
+            let mut page = vec![0; size.bytes()];
+            snapshot.read_page(PageNumber::FIRST, &mut page)?;
+            Ok((page, size, snapshot.database_size()))
+        });
     lock.release(&*files.index);
-    read.map(|()| page)
+    read
 }
 
 /// A log that is begun anew takes the only copy of pages with it that a careless checkpoint

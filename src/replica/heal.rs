@@ -50,6 +50,7 @@ pub fn heal(
     anchor: Option<Anchor>,
 ) -> Result<Option<(State, Head, usize)>> {
     for _ in 0..MOST_ROUNDS {
+        replica.name_content()?;
         let mut local = scan_local(replica)?;
         if anchor.is_some_and(|anchor| anchor != local.header.anchor()) {
             return Ok(None);

@@ -224,6 +224,7 @@ impl Replica {
     /// What a full read tells; `None` when the file changed meanwhile.
     fn examined(&self) -> Result<Option<Standing>> {
         let random = self.fresh_salts()?;
+        self.name_content()?;
         // A handle of its own: other threads go on using the file.
         let reading = Handle::open(self.host(), self.path())?;
         let scanned = scan::digest(&reading)?;
@@ -244,6 +245,18 @@ impl Replica {
                 Standing::Known(state) => enter::anchor(handle, store, writer, state, random)
                     .map(|state| Some(Some(state))),
                 other => Ok(Some(Some(other))),
+            }
+        })
+    }
+
+    /// Makes sure that the header of the index changes with the content, before the two are looked at.
+    pub(super) fn name_content(&self) -> Result<()> {
+        let random = self.fresh_salts()?;
+        self.under_write_lock(|local| {
+            let (handle, _) = local.handle(self.host(), self.path())?;
+            match enter::try_writer(handle)? {
+                Some(mut writer) => enter::name_content(handle, &mut writer, random).map(Some),
+                None => Ok(None),
             }
         })
     }
