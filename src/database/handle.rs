@@ -7,6 +7,7 @@ use super::clock::Clock;
 use super::connection::Connection;
 use super::host::{DatabaseFiles, Host};
 use crate::error::{Error, Result};
+use crate::wal::apply::Writer;
 use crate::wal::index::IndexHeader;
 
 /// The engine's own way into a database.
@@ -55,6 +56,21 @@ impl Handle {
         }
         Err(Error::Busy(
             "the shared index is being recovered".to_owned(),
+        ))
+    }
+
+    /// Tries to take WAL_WRITE; `None` while someone else has it.
+    pub fn try_writer(&self) -> Result<Option<Writer<'_>>> {
+        for _ in 0..10 {
+            self.header()?;
+            match Writer::try_begin(&*self.files.index) {
+                // A writer was killed since, while publishing.
+                Err(Error::Misuse(_)) => {}
+                writer => return writer,
+            }
+        }
+        Err(Error::Busy(
+            "the shared index has to be recovered again and again".to_owned(),
         ))
     }
 

@@ -278,7 +278,7 @@ impl Capture {
         let files = &self.handle.files;
         match writer {
             Some(writer) => writer.repair(&*files.log, from)?,
-            None => match Writer::try_begin(&*files.index)? {
+            None => match self.handle.try_writer()? {
                 Some(mut writer) => writer.repair(&*files.log, from)?,
                 None => {
                     self.handle.clock().sleep(Duration::from_millis(1));
@@ -331,7 +331,7 @@ fn repair_all(handle: &Handle, path: &Path) -> Result<()> {
     let files = &handle.files;
     let begun = Stopwatch::start(Arc::clone(handle.clock()));
     loop {
-        if let Some(mut writer) = Writer::try_begin(&*files.index)? {
+        if let Some(mut writer) = handle.try_writer()? {
             let header = *writer.header();
             if header.mx_frame == 0 {
                 return Ok(());

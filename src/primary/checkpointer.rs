@@ -104,7 +104,7 @@ impl Checkpointer {
     fn hold_writers(&self) -> Result<Option<Writer<'_>>> {
         let begun = Stopwatch::start(self.host.clock());
         loop {
-            let writer = Writer::try_begin(&*self.handle.files.index)?;
+            let writer = self.handle.try_writer()?;
             if writer.is_some() || begun.elapsed() > PATIENCE {
                 return Ok(writer);
             }

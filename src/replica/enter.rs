@@ -230,12 +230,6 @@ fn outcome(handle: &Handle, current: Current, batch: &Batch) -> Result<Outcome> 
     result
 }
 
-/// Tries to take WAL_WRITE; `None` while someone else has it.
-pub fn try_writer(handle: &Handle) -> Result<Option<Writer<'_>>> {
-    handle.header()?;
-    Writer::try_begin(&*handle.files.index)
-}
-
 /// The answer to a batch that does not lead to the content the remote announced, even after
 /// comparing every page.
 pub fn mismatch(url: &str) -> Error {

@@ -142,7 +142,7 @@ fn enter_batch(replica: &Replica, scanned: &Local, batch: &Batch) -> Result<Opti
     let random = replica.fresh_salts()?;
     let entered = replica.under_write_lock(|local| {
         let (handle, store) = local.handle(replica.host(), replica.path())?;
-        let Some(writer) = enter::try_writer(handle)? else {
+        let Some(writer) = handle.try_writer()? else {
             return Ok(None);
         };
         if writer.header() != &scanned.header {

@@ -148,7 +148,7 @@ impl Replica {
         let random = self.fresh_salts()?;
         self.under_write_lock(|local| {
             let (handle, store) = local.handle(self.host(), self.path())?;
-            let Some(mut writer) = enter::try_writer(handle)? else {
+            let Some(mut writer) = handle.try_writer()? else {
                 return Ok(None);
             };
             let state = match resolve::resolve(handle, store, &mut writer)? {
@@ -215,7 +215,7 @@ impl Replica {
         {
             return Ok(Some(Standing::Known(state)));
         }
-        let Some(mut writer) = enter::try_writer(handle)? else {
+        let Some(mut writer) = handle.try_writer()? else {
             return Ok(None);
         };
         resolve::resolve(handle, store, &mut writer).map(Some)
@@ -230,7 +230,7 @@ impl Replica {
         let scanned = scan::digest(&reading)?;
         self.under_write_lock(|local| {
             let (handle, store) = local.handle(self.host(), self.path())?;
-            let Some(mut writer) = enter::try_writer(handle)? else {
+            let Some(mut writer) = handle.try_writer()? else {
                 return Ok(None);
             };
             if *writer.header() != scanned.header {
@@ -254,7 +254,7 @@ impl Replica {
         let random = self.fresh_salts()?;
         self.under_write_lock(|local| {
             let (handle, _) = local.handle(self.host(), self.path())?;
-            match enter::try_writer(handle)? {
+            match handle.try_writer()? {
                 Some(mut writer) => enter::name_content(handle, &mut writer, random).map(Some),
                 None => Ok(None),
             }
