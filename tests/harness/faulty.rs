@@ -19,6 +19,8 @@ struct Countdown {
 
 static FILES: Countdown = Countdown::new();
 static MEMORY: Countdown = Countdown::new();
+/// At which call of a file the process ends, as by `kill -9`.
+static DEATH: Countdown = Countdown::new();
 static REAL: AtomicPtr<ffi::sqlite3_vfs> = AtomicPtr::new(null_mut());
 static ALLOCATOR: AtomicPtr<ffi::sqlite3_mem_methods> = AtomicPtr::new(null_mut());
 
@@ -51,7 +53,8 @@ impl Countdown {
     }
 }
 
-/// Lets the `nth` call from now on fail, and as many as `count` says; `what` is `files` or `memory`.
+/// Lets the `nth` call from now on fail, and as many as `count` says; `what` is `files`, `memory`, or `death`: then the
+/// process is killed at that call of a file.
 pub fn arm(what: &str, nth: i64, count: i64) {
     of(what).arm(nth, count);
 }
@@ -70,8 +73,18 @@ fn of(what: &str) -> &'static Countdown {
     match what {
         "files" => &FILES,
         "memory" => &MEMORY,
+        "death" => &DEATH,
         _ => panic!("faults of {what}"),
     }
+}
+
+/// Whether this call of a file fails; it may be the last one.
+fn file_fails() -> bool {
+    if DEATH.fails() {
+        // SAFETY: plain integers.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    }
+    FILES.fails()
 }
 
 /// Puts VFS and allocator in place. Before anything else of SQLite is used in this process.
@@ -153,7 +166,7 @@ unsafe extern "C" fn open(
     // SAFETY: SQLite's own arguments, and a place behind `File` for the real file.
     unsafe {
         (*file).pMethods = null();
-        if FILES.fails() {
+        if file_fails() {
             return ffi::SQLITE_CANTOPEN;
         }
         let code = (*real()).xOpen.expect("open")(real(), name, beneath(file), flags, out);
@@ -165,7 +178,7 @@ unsafe extern "C" fn open(
 }
 
 unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
-    if FILES.fails() {
+    if file_fails() {
         return ffi::SQLITE_IOERR_DELETE;
     }
     // SAFETY: SQLite's own arguments.
@@ -178,7 +191,7 @@ macro_rules! methods {
         $(unsafe extern "C" fn $name(file: *mut ffi::sqlite3_file, $($argument: $type),*) -> c_int {
             let failure: Option<c_int> = $fails;
             if let Some(code) = failure
-                && FILES.fails()
+                && file_fails()
             {
                 return code;
             }

@@ -104,6 +104,57 @@ fn replicas_of_all_modes_count() {
     count(&["auto", "exclusive", "optimistic", "auto"], each);
 }
 
+/// Whoever writes on the primary itself takes part, with the extension and without, and nobody starves.
+#[test]
+fn programs_on_the_primary_count_too() {
+    let each = amount("REPLICA_COUNTS", 80, 500);
+    let directory = directory();
+    let app = directory.path().join("app.db");
+    image::create(&app)
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; CREATE TABLE c(n INTEGER); INSERT INTO c VALUES (0);",
+        )
+        .expect("a counter");
+    let mut primary = Primary::start(&app);
+    let url = format!("sync_url={}", primary.url());
+    let places = [
+        (Kind::Python, "replica-1.db", url.as_str()),
+        (Kind::Shell, "replica-2.db", &url),
+        (Kind::Bundled, "replica-2.db", &url),
+        (Kind::Bundled, "app.db", ""),
+        (Kind::PlainPython, "app.db", ""),
+    ];
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for (kind, name, parameters) in places {
+            let path = directory.path().join(name);
+            scope.spawn(move || {
+                let mut client = Client::on(kind, &path, parameters);
+                if kind == Kind::PlainPython {
+                    client.done("PRAGMA busy_timeout = 5000");
+                }
+                let busy: u64 = (0..each)
+                    .map(|_| client.insist("UPDATE c SET n = n + 1"))
+                    .sum();
+                println!(
+                    "{kind:?} on {name}: busy {busy} times, {:?}",
+                    begun.elapsed()
+                );
+                client.close();
+            });
+        }
+    });
+    let total = (each * places.len() as u64).to_string();
+    assert_eq!(primary.sql("SELECT n FROM c"), total);
+    for name in ["replica-1.db", "replica-2.db"] {
+        let copy = directory.path().join(name);
+        let mut client = Client::on(Kind::Shell, &copy, "");
+        client.done("SELECT replica_sync()");
+        assert_eq!(client.done("SELECT n FROM c"), total, "{name}");
+        assert_same(&app, &copy, name);
+    }
+}
+
 #[test]
 fn one_replica_is_never_in_its_own_way() {
     let busy = count(&["auto"], amount("REPLICA_COUNTS", 300, 2000));
