@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::sync::Mutex;
 
-use harness::hex;
+use harness::{faulty, hex};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Error};
 
@@ -85,6 +85,19 @@ fn run(connections: &mut HashMap<String, Connection>, name: &str, arguments: &[&
         ("repeat", [slot, sql, pause]) => {
             let pause = pause.parse().expect("milliseconds");
             repeat(find(connections, slot)?, sql, pause)
+        }
+        ("faulty", []) => {
+            faulty::register();
+            Ok(String::new())
+        }
+        ("arm", [what, nth, count]) => {
+            let number = |text: &str| text.parse().expect("a number");
+            faulty::arm(what, number(nth), number(count));
+            Ok(String::new())
+        }
+        ("disarm", [what]) => {
+            let (calls, hits) = faulty::disarm(what);
+            Ok(format!("{calls}|{hits}"))
         }
         ("version", []) => Ok(rusqlite::version().to_string()),
         _ => panic!("unknown command {name} {arguments:?}"),

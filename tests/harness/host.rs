@@ -302,7 +302,7 @@ impl Host {
     }
 }
 
-fn decode(line: &str) -> Result<String, Failure> {
+pub(crate) fn decode(line: &str) -> Result<String, Failure> {
     let words: Vec<&str> = line.split(' ').collect();
     match words.as_slice() {
         ["ok", answer] => Ok(hex::decode(answer)),
@@ -335,7 +335,7 @@ pub fn installed(name: &str) -> PathBuf {
 }
 
 /// The `bundled-host` program of this crate: cargo builds it next to the directory of the running test.
-fn bundled_host() -> PathBuf {
+pub(crate) fn bundled_host() -> PathBuf {
     let test = std::env::current_exe().expect("own path");
     let directory = test.parent().and_then(Path::parent).expect("target");
     directory.join("bundled-host")

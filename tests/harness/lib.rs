@@ -7,18 +7,24 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use rusqlite::Connection;
 
 pub mod bank;
+pub mod client;
 pub mod encryption;
+pub mod faulty;
 pub mod files;
+pub mod full;
 pub mod hex;
 pub mod host;
 pub mod hrana;
 pub mod image;
+pub mod lists;
+pub mod messages;
 pub mod primary;
 pub mod process;
 pub mod relay;
 pub mod shell;
 pub mod workload;
 
+pub use client::{Client, Kind, Trouble};
 use encryption::End;
 pub use files::{Files, notes};
 pub use host::{Failure, Host};
