@@ -66,18 +66,28 @@ impl Replica {
                 Ok(reached(base, &push, push.target()))
             }
             Outcome::Refused(error) => {
-                self.local().store()?.clear_intent()?;
+                self.forget_intent();
                 Err(error)
             }
             Outcome::Unknown(error) => {
                 let pending = Pending { push, body };
                 self.writes().pending = Some(Arc::new(Mutex::new(pending)));
-                self.local().store()?.clear_intent()?;
+                self.forget_intent();
                 Err(Error::Unknown(format!(
                     "it is not known whether the transaction was committed ({error}); nothing is \
                      written before that is known"
                 )))
             }
+        }
+    }
+
+    /// What was intended does not become visible here. Where this fails the next look finds it out; the
+    /// error of the push is the one to report.
+    fn forget_intent(&self) {
+        if let Ok(store) = self.local().store()
+            && let Err(error) = store.clear_intent()
+        {
+            log::warn!(target: "replica", "{}: {error}", self.path().display());
         }
     }
 
