@@ -93,7 +93,6 @@ impl HttpRemote {
         let mut call = self
             .agent
             .post(format!("{}/v1/push", self.url))
-            .content_type("application/octet-stream")
             .header("content-length", body.len());
         if let Some(token) = &self.token {
             call = call.header("authorization", token.header.clone());

@@ -106,6 +106,10 @@ impl Replica {
         if let Some(why) = self.writes().why_unreachable(&*clock) {
             return Err(Error::Busy(why));
         }
+        if let Some(lease) = lease {
+            // Before it is granted: where the answer is lost, the next question takes it up again.
+            self.writes().ask_for(lease.id);
+        }
         let asked = Stopwatch::start(clock.clone());
         let database = self.database_id()?;
         let remote = self.remote()?;
@@ -139,6 +143,11 @@ impl Replica {
 
     /// Gives back a lease that was not used. Where that fails the primary ends it, seconds later.
     pub(super) fn release_lease(&self) {
+        let clock = self.host().clock();
+        if self.writes().why_unreachable(&*clock).is_some() {
+            // The next question takes it up again.
+            return;
+        }
         let Some(lease) = self.writes().take_lease() else {
             return;
         };

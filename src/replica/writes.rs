@@ -88,6 +88,12 @@ impl Writes {
         clock.monotonic() < self.contended_until
     }
 
+    /// A lease is asked for: perhaps it is granted, and nobody hears of it.
+    pub fn ask_for(&mut self, id: LeaseId) {
+        let (until, whole) = (Duration::ZERO, false);
+        self.lease = Some(Held { id, until, whole });
+    }
+
     /// A lease was granted: a whole one, or for a moment.
     pub fn leased(&mut self, clock: &dyn Clock, id: LeaseId, whole: bool) {
         let until = clock.monotonic() + if whole { LEASE } else { SHORT_LEASE };

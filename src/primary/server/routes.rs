@@ -287,7 +287,10 @@ async fn push(
     let place = shared.place(asked.key).await?;
     let service = service(&asked)?;
     let answer = move || Ok(service.push(&mut body.reader(), turn)?.encode());
-    Ok(answered(blocking(answer).await?, place))
+    // Without a type: a commit is a few hundred bytes, and each head is a part of that.
+    Ok(Response::new(
+        sending(blocking(answer).await?, place).into(),
+    ))
 }
 
 fn answered(bytes: Vec<u8>, place: Held) -> Response {
