@@ -272,7 +272,7 @@ impl<'a> FrameReader<'a> {
             None => self.last = 0,
         }
         let database_size = match self.commit {
-            (last, size) if last == frame.get() => size,
+            (last, size) if last == frame.get() && size != 0 => size,
             _ => header.database_size,
         };
         Ok(Some((frame, header, database_size, page)))
