@@ -67,7 +67,10 @@ fn patiently<T>(handle: &Handle, mut attempt: impl FnMut() -> Result<T>) -> Resu
     for _ in 0..ATTEMPTS {
         handle.header()?;
         match attempt() {
-            Err(Error::Busy(_)) => handle.clock().sleep(Duration::from_millis(1)),
+            // Misuse: since then a writer was killed while publishing. SQLite recovers that.
+            Err(Error::Busy(_) | Error::Misuse(_)) => {
+                handle.clock().sleep(Duration::from_millis(1))
+            }
             other => return other,
         }
     }
