@@ -63,6 +63,7 @@ impl Primary {
         let capture = Capture::begin(Arc::clone(&host), path)?;
         let checkpointer = Checkpointer::open(Arc::clone(&host), path)?;
         let pusher = Pusher::open(Arc::clone(&host), path)?;
+        let clock = host.clock();
         Ok(Self {
             host,
             path: path.to_owned(),
@@ -70,7 +71,7 @@ impl Primary {
             capture: Mutex::new(capture),
             checkpointer: Mutex::new(checkpointer),
             pusher: Mutex::new(pusher),
-            turns: Turns::new(),
+            turns: Turns::new(clock),
             readers: Mutex::default(),
             begun_runs: AtomicU64::new(0),
             finished_run: AtomicU64::new(0),

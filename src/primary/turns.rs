@@ -6,12 +6,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
+use crate::database::clock::Clock;
 use crate::wire::LeaseId;
 
 /// How long a lease lasts that is not used.
@@ -32,16 +33,17 @@ const PAUSE: Duration = Duration::from_millis(110);
 
 /// The queue of one database.
 pub struct Turns {
+    clock: Arc<dyn Clock>,
     one: Arc<Semaphore>,
     waiting: AtomicUsize,
     lease: Mutex<Option<Lease>>,
     busy: Mutex<Busy>,
 }
 
-/// When turns began to follow each other, and when the last one ended.
+/// When turns began to follow each other, and when the last one ended, by the host's clock.
 struct Busy {
-    since: Instant,
-    ended: Instant,
+    since: Duration,
+    ended: Duration,
 }
 
 /// The right to write: of one push, or for as long as a lease lasts.
@@ -55,15 +57,16 @@ pub struct Turn {
 /// A turn that is kept for a replica, with the write lock.
 struct Lease {
     id: LeaseId,
-    until: Instant,
+    until: Duration,
     permit: OwnedSemaphorePermit,
 }
 
 impl Turns {
     /// A queue without anybody in it.
-    pub fn new() -> Arc<Self> {
-        let now = Instant::now();
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        let now = clock.monotonic();
         Arc::new(Self {
+            clock,
             one: Arc::new(Semaphore::new(1)),
             waiting: AtomicUsize::new(0),
             lease: Mutex::default(),
@@ -71,6 +74,19 @@ impl Turns {
                 since: now,
                 ended: now,
             }),
+        })
+    }
+
+    /// A turn if it can be had at once: that of the lease, where it still lasts, or nobody else's.
+    pub fn try_wait(self: &Arc<Self>, lease: Option<LeaseId>) -> Option<Turn> {
+        if let Some(turn) = lease.and_then(|id| self.take(id)) {
+            return Some(turn);
+        }
+        let permit = Arc::clone(&self.one).try_acquire_owned().ok()?;
+        Some(Turn {
+            turns: Arc::downgrade(self),
+            permit: Some(permit),
+            lease: None,
         })
     }
 
@@ -95,11 +111,11 @@ impl Turns {
 
     fn is_due_to_pause(&self) -> bool {
         let mut busy = self.busy.lock();
-        let now = Instant::now();
-        if now.duration_since(busy.ended) > PAUSE {
+        let now = self.clock.monotonic();
+        if now.saturating_sub(busy.ended) > PAUSE {
             busy.since = now;
         }
-        let due = now.duration_since(busy.since) > BUSY;
+        let due = now.saturating_sub(busy.since) > BUSY;
         if due {
             busy.since = now + PAUSE;
         }
@@ -109,7 +125,7 @@ impl Turns {
     /// Keeps a turn for a lease that lasts for `time`.
     pub fn keep(&self, id: LeaseId, mut turn: Turn, time: Duration) {
         if let Some(permit) = turn.permit.take() {
-            let until = Instant::now() + time;
+            let until = self.clock.monotonic() + time;
             *self.lease.lock() = Some(Lease { id, until, permit });
         }
     }
@@ -121,7 +137,8 @@ impl Turns {
 
     /// The turn of a lease that has lasted long enough.
     pub fn take_expired(self: &Arc<Self>) -> Option<Turn> {
-        self.take_if(|lease| lease.until <= Instant::now())
+        let now = self.clock.monotonic();
+        self.take_if(|lease| lease.until <= now)
     }
 
     fn take_if(self: &Arc<Self>, condition: impl FnOnce(&Lease) -> bool) -> Option<Turn> {
@@ -156,11 +173,11 @@ impl Drop for Turn {
         let Some(turns) = self.turns.upgrade() else {
             return;
         };
-        turns.busy.lock().ended = Instant::now();
+        turns.busy.lock().ended = turns.clock.monotonic();
         if let (Some(id), Some(permit)) = (self.lease, self.permit.take()) {
             // Whoever was to use it did not come to it: the write lock is still held, and goes with
             // the next lease that has expired.
-            let until = Instant::now();
+            let until = turns.clock.monotonic();
             *turns.lease.lock() = Some(Lease { id, until, permit });
         }
     }

@@ -96,7 +96,9 @@ impl Service for Fake {
     }
 
     fn turns(&self) -> Arc<Turns> {
-        Turns::new()
+        Turns::new(std::sync::Arc::new(
+            crate::database::clock::SystemClock::new(),
+        ))
     }
 
     fn scratch(&self) -> Result<Box<dyn Spool>> {
@@ -121,7 +123,9 @@ impl Service for Failing {
     }
 
     fn turns(&self) -> Arc<Turns> {
-        Turns::new()
+        Turns::new(std::sync::Arc::new(
+            crate::database::clock::SystemClock::new(),
+        ))
     }
 
     fn scratch(&self) -> Result<Box<dyn Spool>> {
