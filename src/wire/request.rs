@@ -198,7 +198,7 @@ fn release(reader: &mut Reader<'_>) -> Result<ReleaseRequest> {
     let flags = flags(reader, HAS_DATABASE | HAS_LEASE)?;
     let database = database(reader, flags)?;
     match (database, lease(reader, flags)?) {
-        (Some(database), Some(lease)) => Ok(ReleaseRequest {
+        (Some(database), Some(lease)) if lease.wait_milliseconds == 0 => Ok(ReleaseRequest {
             database,
             lease: lease.id,
         }),
