@@ -25,7 +25,7 @@ pub const SHORT_LEASE: Duration = Duration::from_millis(500);
 /// How many may wait for their turn.
 const MOST_WAITING: usize = 256;
 
-/// For how long turns follow each other without a pause.
+/// For how long turns are counted before a pause.
 const BUSY: Duration = Duration::from_secs(1);
 
 /// The pause: SQLite's busy handler sleeps for 100 ms at most between two attempts.
@@ -40,10 +40,14 @@ pub struct Turns {
     busy: Mutex<Busy>,
 }
 
-/// When turns began to follow each other, and when the last one ended, by the host's clock.
+/// How much of the time somebody has the turn, by the host's clock.
 struct Busy {
+    /// Since when it is counted.
     since: Duration,
-    ended: Duration,
+    /// The time of all turns since then.
+    used: Duration,
+    /// When the turn began that is given.
+    began: Duration,
 }
 
 /// The right to write: of one push, or for as long as a lease lasts.
@@ -72,7 +76,8 @@ impl Turns {
             lease: Mutex::default(),
             busy: Mutex::new(Busy {
                 since: now,
-                ended: now,
+                used: Duration::ZERO,
+                began: now,
             }),
         })
     }
@@ -109,17 +114,25 @@ impl Turns {
         Some(turn)
     }
 
+    /// Counts the turn that begins. Whether turns have left next to nothing of the time to others: a
+    /// replica that writes alone leaves its way to the primary and back.
     fn is_due_to_pause(&self) -> bool {
         let mut busy = self.busy.lock();
         let now = self.clock.monotonic();
-        if now.saturating_sub(busy.ended) > PAUSE {
-            busy.since = now;
-        }
-        let due = now.saturating_sub(busy.since) > BUSY;
-        if due {
-            busy.since = now + PAUSE;
+        let counted = now.saturating_sub(busy.since);
+        let ends = counted > BUSY;
+        let due = ends && busy.used * 10 > counted * 9;
+        busy.began = if due { now + PAUSE } else { now };
+        if ends {
+            (busy.since, busy.used) = (busy.began, Duration::ZERO);
         }
         due
+    }
+
+    fn ended(&self) {
+        let mut busy = self.busy.lock();
+        let took = self.clock.monotonic().saturating_sub(busy.began);
+        busy.used += took;
     }
 
     /// Keeps a turn for a lease that lasts for `time`.
@@ -164,21 +177,26 @@ impl Turn {
 
     /// Ends it; a lease's write lock has been given back.
     pub fn end(mut self) {
+        if let Some(turns) = self.turns.upgrade() {
+            turns.ended();
+        }
         self.permit = None;
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let Some(turns) = self.turns.upgrade() else {
+        let (Some(turns), Some(permit)) = (self.turns.upgrade(), self.permit.take()) else {
             return;
         };
-        turns.busy.lock().ended = turns.clock.monotonic();
-        if let (Some(id), Some(permit)) = (self.lease, self.permit.take()) {
+        match self.lease {
             // Whoever was to use it did not come to it: the write lock is still held, and goes with
             // the next lease that has expired.
-            let until = turns.clock.monotonic();
-            *turns.lease.lock() = Some(Lease { id, until, permit });
+            Some(id) => {
+                let until = turns.clock.monotonic();
+                *turns.lease.lock() = Some(Lease { id, until, permit });
+            }
+            None => turns.ended(),
         }
     }
 }
