@@ -67,8 +67,9 @@ pub(super) struct Asked {
     pub(super) database: Weak<Entry>,
     /// Whether it was named, rather than meant as the only one.
     pub(super) named: bool,
-    /// Whether nothing is served at the moment: the program that serves is starting, or ending.
-    pub(super) idle: bool,
+    /// Whether the database may be back in a moment where it is not there: it was served when the
+    /// request came, or nothing is. The program that serves is ending, or starting.
+    pub(super) may_return: bool,
     /// The request's name, the last part of the path.
     pub(super) request: Option<String>,
     /// Who asks.
@@ -119,7 +120,7 @@ fn asked(shared: &Shared, path: Option<RawPathParams>) -> Asked {
     Asked {
         database: database.as_ref().map(Arc::downgrade).unwrap_or_default(),
         named: name.is_some(),
-        idle: shared.is_empty(),
+        may_return: database.is_some() || shared.is_empty(),
         request: part("request"),
         key: None,
         scope: Scope::Read,

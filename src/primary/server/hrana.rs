@@ -122,6 +122,7 @@ fn ask(asked: &Asked, question: Question) -> Result<Pending, Failure> {
     };
     match streams {
         Some(streams) => Ok(streams.ask(question, asker)?),
+        None if entry.is_none() && asked.may_return => Err(Refusal::gone().into()),
         None => Err(Refusal::not_found("no SQL is run here").into()),
     }
 }

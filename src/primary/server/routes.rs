@@ -131,6 +131,14 @@ impl Refusal {
         )
     }
 
+    /// The database was here, or may be in a moment.
+    pub(super) fn gone() -> Self {
+        Self(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "nothing is served here at the moment: try again".to_owned(),
+        )
+    }
+
     fn busy() -> Self {
         Self(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -202,10 +210,7 @@ fn no_such_path() -> Refusal {
 pub(super) fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
     match asked.database.upgrade() {
         Some(entry) => Ok(entry.service.clone()),
-        None if asked.idle => Err(Refusal(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "nothing is served here at the moment: try again".to_owned(),
-        )),
+        None if asked.may_return => Err(Refusal::gone()),
         None if asked.named => Err(Refusal::not_found(
             "no database of this name is served here",
         )),

@@ -290,6 +290,36 @@ fn many_threads_ask_at_once() {
     assert_eq!(answers.into_inner(), 36);
 }
 
+/// Whoever was about to commit would take a refusal for good.
+#[test]
+fn what_is_served_no_longer_when_a_request_has_arrived_may_be_back() {
+    let requests = [
+        ("/app/v1/pull", nothing_new().encode()),
+        (
+            "/app/v2/pipeline",
+            br#"{"baton":null,"requests":[]}"#.to_vec(),
+        ),
+    ];
+    for (path, body) in requests {
+        let (server, _) = serving();
+        server.add("other", open(fake())).unwrap();
+        let mut peer = TcpStream::connect(server.listening().address).unwrap();
+        let (length, (start, rest)) = (body.len(), body.split_at(1));
+        write!(
+            peer,
+            "POST {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+        )
+        .unwrap();
+        peer.write_all(start).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        server.remove("app");
+        peer.write_all(rest).unwrap();
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{path}: {answer}");
+    }
+}
+
 #[test]
 fn stopping_is_prompt() {
     let (server, remote) = serving();
