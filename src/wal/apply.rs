@@ -3,10 +3,11 @@
 //! The order is everything, and any other one loses committed data:
 //!
 //! 1. WAL_WRITE; the header read under it.
-//! 2. Where all frames are in the database file and no reader needs the log: *restart*. Publish
-//!    a header with mxFrame 0 and new salts, and only then reset what checkpointers keep. This
-//!    also takes the checkpoint lock, which SQLite does not: a checkpointer that read the old
-//!    header, and acts after the restart, would count frames of the old log as copied.
+//! 2. Where all frames are in the database file and no reader needs the log: *restart*. Under
+//!    the checkpoint lock, which SQLite does not take here, and read locks 1 to 4: nBackfill 0,
+//!    then a header with mxFrame 0 and new salts. Without that lock, a checkpointer that read the
+//!    old header would count frames of the old log as copied after the restart; SQLite has to
+//!    publish first for that reason, and hides transactions where it is killed in between.
 //! 3. With mxFrame 0: write the log header and sync it, so that after a power loss no frame of
 //!    the old log follows an old header.
 //! 4. Write the frames, sync, enter them in the hash tables, publish the header, unlock.

@@ -28,13 +28,15 @@ impl Writer<'_> {
         let Some(_locks) = Exclusive::try_take(self.index, &LOCKS)? else {
             return Ok(());
         };
+        // Before the header: a process killed in between leaves a log that is copied again. After
+        // it, nBackfill beyond mxFrame would hide what the next writer, SQLite maybe, appends.
+        info.set_backfilled(0);
+        info.set_backfill_attempted(0);
         let mut header = self.header;
         header.mx_frame = 0;
         header.salts = header.salts.restarted(random);
         header.publish(self.index)?;
         self.header = header;
-        info.set_backfilled(0);
-        info.set_backfill_attempted(0);
         info.set_read_mark(1, 0);
         for slot in 2..READ_SLOTS {
             info.set_read_mark(slot, READ_MARK_NOT_USED);
@@ -42,8 +44,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// nBackfill beyond mxFrame is what a restart leaves whose process was killed in the middle:
-    /// it would hide every frame appended from here on. Nothing of this log counts as copied.
+    /// nBackfill beyond mxFrame is what a restart of SQLite leaves whose process was killed in the
+    /// middle: it would hide every frame appended from here on. Nothing of this log counts as copied.
     fn reset_backfill(&self, info: CheckpointInfo<'_>) -> Result<()> {
         let Some(_lock) = Exclusive::try_take(self.index, &[Lock::Checkpoint])? else {
             return Err(Error::Busy("a checkpoint is under way".into()));
@@ -131,20 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_is_published_before_anything_is_reset() {
+    fn a_restart_hides_nothing_wherever_it_is_cut_off() {
         let mut world = World::new(512, 2);
         world.append(&[1], 2).unwrap();
         world.checkpoint();
         world.index.take_seen();
         world.append(&[2], 2).unwrap();
-        // mxFrame in the first copy, in the second, and nBackfill.
+        // mxFrame in the first copy, in the second, and nBackfill: never beyond mxFrame.
         let seen: Vec<_> = world
             .index
             .take_seen()
             .iter()
             .map(|seen| (seen[4], seen[16], seen[24]))
             .collect();
-        assert_eq!(seen[1..], [(1, 0, 1), (0, 0, 1), (0, 1, 0), (1, 1, 0)]);
+        assert_eq!(seen[1..], [(1, 0, 0), (0, 0, 0), (0, 1, 0), (1, 1, 0)]);
         let info = CheckpointInfo::of(&world.index).unwrap();
         assert_eq!(
             [1, 2, 3, 4].map(|slot| info.read_mark(slot)),
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_cut_off_in_the_middle_hides_nothing() {
+    fn a_restart_of_sqlite_cut_off_in_the_middle_hides_nothing() {
         let mut world = World::new(512, 2);
         world.append(&[1], 2).unwrap();
         world.append(&[1], 2).unwrap();
