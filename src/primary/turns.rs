@@ -4,7 +4,7 @@
 //! SQLite's write lock as always, which each turn takes as well. So that they come to it beside
 //! replicas that never pause, the write lock is left alone for a moment now and then.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -50,10 +50,15 @@ struct Busy {
     began: Duration,
 }
 
+/// Whoever asked for a lease, by whether they are gone.
+pub type Gone = Arc<AtomicBool>;
+
 /// The right to write: of one push, or for as long as a lease lasts.
 pub struct Turn {
     turns: Weak<Turns>,
     permit: Option<OwnedSemaphorePermit>,
+    /// Whoever asked for it, where that is known.
+    gone: Option<Gone>,
     /// The lease for which it was kept.
     lease: Option<LeaseId>,
 }
@@ -62,7 +67,16 @@ pub struct Turn {
 struct Lease {
     id: LeaseId,
     until: Duration,
+    /// Whether whoever asked for it is gone: it ends then.
+    gone: Option<Gone>,
     permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    fn has_ended(&self, now: Duration) -> bool {
+        let is_gone = |gone: &Gone| gone.load(Ordering::Relaxed);
+        self.until <= now || self.gone.as_ref().is_some_and(is_gone)
+    }
 }
 
 impl Turns {
@@ -91,6 +105,7 @@ impl Turns {
         Some(Turn {
             turns: Arc::downgrade(self),
             permit: Some(permit),
+            gone: None,
             lease: None,
         })
     }
@@ -106,6 +121,7 @@ impl Turns {
         let turn = Turn {
             turns: Arc::downgrade(self),
             permit: Some(permit.ok()?.ok()?),
+            gone: None,
             lease: None,
         };
         if self.is_due_to_pause() {
@@ -138,8 +154,12 @@ impl Turns {
     /// Keeps a turn for a lease that lasts for `time`.
     pub fn keep(&self, id: LeaseId, mut turn: Turn, time: Duration) {
         if let Some(permit) = turn.permit.take() {
-            let until = self.clock.monotonic() + time;
-            *self.lease.lock() = Some(Lease { id, until, permit });
+            *self.lease.lock() = Some(Lease {
+                id,
+                until: self.clock.monotonic() + time,
+                gone: turn.gone.take(),
+                permit,
+            });
         }
     }
 
@@ -148,10 +168,10 @@ impl Turns {
         self.take_if(|lease| lease.id == id)
     }
 
-    /// The turn of a lease that has lasted long enough.
+    /// The turn of a lease that has lasted long enough, or whose holder is gone.
     pub fn take_expired(self: &Arc<Self>) -> Option<Turn> {
         let now = self.clock.monotonic();
-        self.take_if(|lease| lease.until <= now)
+        self.take_if(|lease| lease.has_ended(now))
     }
 
     fn take_if(self: &Arc<Self>, condition: impl FnOnce(&Lease) -> bool) -> Option<Turn> {
@@ -164,12 +184,18 @@ impl Turns {
         Some(Turn {
             turns: Arc::downgrade(self),
             permit: Some(kept.permit),
+            gone: None,
             lease: Some(kept.id),
         })
     }
 }
 
 impl Turn {
+    /// A lease that is made of it ends early when `gone` turns true.
+    pub fn until_gone(&mut self, gone: Option<Gone>) {
+        self.gone = gone;
+    }
+
     /// Whether it comes with the write lock, which its lease has kept.
     pub fn is_leased(&self) -> bool {
         self.lease.is_some()
@@ -193,8 +219,12 @@ impl Drop for Turn {
             // Whoever was to use it did not come to it: the write lock is still held, and goes with
             // the next lease that has expired.
             Some(id) => {
-                let until = turns.clock.monotonic();
-                *turns.lease.lock() = Some(Lease { id, until, permit });
+                *turns.lease.lock() = Some(Lease {
+                    id,
+                    until: turns.clock.monotonic(),
+                    gone: None,
+                    permit,
+                });
             }
             None => turns.ended(),
         }

@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::super::turns::Gone;
+
 /// How long a new connection waits for an old one to be gone.
 const LEAVING: Duration = Duration::from_secs(1);
 
@@ -33,6 +35,8 @@ pub(super) struct Visit {
     busy: AtomicBool,
     close: Notify,
     closing: AtomicBool,
+    /// Whether the other side has ended it.
+    gone: Gone,
     places: Arc<Places>,
 }
 
@@ -79,6 +83,7 @@ impl Places {
             busy: AtomicBool::new(false),
             close: Notify::new(),
             closing: AtomicBool::new(false),
+            gone: Gone::default(),
             places: Arc::clone(self),
         });
         visits.insert(visit.number, Arc::clone(&visit));
@@ -129,6 +134,11 @@ impl Visit {
         self.close.notified().await;
     }
 
+    /// Turns true when the other side ends the connection.
+    pub(super) fn gone(&self) -> Gone {
+        Arc::clone(&self.gone)
+    }
+
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed)
     }
@@ -146,6 +156,9 @@ impl Drop for Busy<'_> {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if !self.0.is_closing() {
+            self.0.gone.store(true, Ordering::Relaxed);
+        }
         let places = &self.0.places;
         places.visits.lock().remove(&self.0.number);
         places.left.notify_one();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -234,6 +234,7 @@ async fn request(
     State(shared): State<Arc<Shared>>,
     Extension(asked): Extension<Asked>,
     Extension(visit): Extension<Arc<Visit>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {
     // Asked again when all is there: meanwhile it may be served no longer.
@@ -252,7 +253,13 @@ async fn request(
         return Err(Error::Protocol(sentence).into());
     }
     let turn = match &request {
-        Request::Begin(begin) => turn(&asked, begin.lease).await?,
+        Request::Begin(begin) => {
+            let mut turn = turn(&asked, begin.lease).await?;
+            if let Some(turn) = &mut turn {
+                turn.until_gone(stays(&headers).then(|| visit.gone()));
+            }
+            turn
+        }
         _ => None,
     };
     let place = shared.place(asked.key).await?;
@@ -263,6 +270,13 @@ async fn request(
 
 fn is_known(name: &str) -> bool {
     ["pull", "hashes", "pages", "begin", "push", "release"].contains(&name)
+}
+
+/// Whether the connection is meant to stay: one that a proxy opens for each request says nothing of
+/// whoever stands behind it.
+fn stays(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONNECTION);
+    !value.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// The turn of whoever asks for a lease.
