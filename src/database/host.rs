@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::clock::Clock;
 use super::connection::Connection;
+use super::fingerprint::Fingerprint;
 use super::paths;
 use super::store::Store;
 use crate::crypt::cipher::Algorithm;
@@ -85,6 +86,14 @@ pub trait Host: Send + Sync {
     }
     /// Whether a file exists.
     fn exists(&self, path: &Path) -> Result<bool>;
+    /// The fingerprint of the file at `path`; `None` where none would tell anything.
+    fn fingerprint(&self, _path: &Path) -> Result<Option<Fingerprint>> {
+        Ok(None)
+    }
+    /// A fingerprint of the file at `path` that any later write changes. Nobody may be writing to it.
+    fn stamp(&self, _path: &Path) -> Result<Option<Fingerprint>> {
+        Ok(None)
+    }
     /// Gives a file a second name, never taking it from another file.
     fn link(&self, path: &Path, name: &Path) -> Result<()>;
     /// Takes a name away, where there is one.

@@ -3,6 +3,7 @@
 pub mod body;
 pub mod clock;
 pub mod connection;
+pub mod fingerprint;
 pub mod handle;
 pub mod host;
 pub mod keys;
@@ -16,3 +17,4 @@ pub mod sqlite_connection;
 pub mod sqlite_store;
 pub mod store;
 pub mod tokens;
+pub mod unchanged;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
+use super::fingerprint::Fingerprint;
 use super::paths;
 use super::store::{Intent, Progress, Role, State, Store};
 use crate::error::{Error, Result, StoreContext};
@@ -14,9 +15,12 @@ use crate::position::{DatabaseId, HistoryId, Lsn, Position, TransactionDigest};
 use crate::wal::anchor::Anchor;
 
 const SCHEMA: &str = include_str!("../../sql/state.sql");
-/// What version 2 adds.
-const SECOND: &str = include_str!("../../sql/state-2.sql");
-const SCHEMA_VERSION: i64 = 2;
+/// What later versions change, the second first.
+const CHANGES: [&str; 2] = [
+    include_str!("../../sql/state-2.sql"),
+    include_str!("../../sql/state-3.sql"),
+];
+const SCHEMA_VERSION: i64 = 3;
 
 /// Changed pages from which the page map is read in its own order.
 const MANY_PAGES: u32 = 8192;
@@ -173,6 +177,22 @@ impl Store for SqliteStore {
                 state.content.to_bytes(),
                 state.anchor.map(|anchor| anchor.to_bytes()),
             ],
+        )
+    }
+
+    fn fingerprint(&self) -> Result<Option<(Position, Fingerprint)>> {
+        self.connection
+            .query_row("SELECT lsn, id, file FROM fingerprint", [], |row| {
+                Ok((position(row)?, Fingerprint(row.get(2)?)))
+            })
+            .optional()
+            .during("read the state store")
+    }
+
+    fn set_fingerprint(&self, position: Position, file: &Fingerprint) -> Result<()> {
+        self.change(
+            "REPLACE INTO fingerprint (one, lsn, id, file) VALUES (1, ?1, ?2, ?3)",
+            params![position.lsn.0, position.id.0, file.0],
         )
     }
 
@@ -428,8 +448,10 @@ fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
         if version(&transaction)? == 0 {
             transaction.execute_batch(SCHEMA)?;
         }
-        if version(&transaction)? == 1 {
-            transaction.execute_batch(SECOND)?;
+        for (change, before) in CHANGES.iter().zip(1..) {
+            if version(&transaction)? == before {
+                transaction.execute_batch(change)?;
+            }
         }
         transaction.commit()?;
     }

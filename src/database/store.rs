@@ -1,6 +1,7 @@
 //! The state store beside a database: who it is, which position its content is at, what is about to
 //! be done to it. A trait: the engine knows what is remembered, not where.
 
+use super::fingerprint::Fingerprint;
 use super::tokens::TokenStore;
 use crate::error::Result;
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
@@ -89,6 +90,10 @@ pub trait Store: TokenStore + Send {
     fn state(&self) -> Result<Option<State>>;
     /// Records the state.
     fn set_state(&self, state: &State) -> Result<()>;
+    /// The file's fingerprint, and the position it was taken at.
+    fn fingerprint(&self) -> Result<Option<(Position, Fingerprint)>>;
+    /// Records a fingerprint of the file.
+    fn set_fingerprint(&self, position: Position, file: &Fingerprint) -> Result<()>;
     /// The pending intent.
     fn intent(&self) -> Result<Option<Intent>>;
     /// Records an intent.

@@ -16,6 +16,7 @@ use crate::database::handle::Handle;
 use crate::database::host::{Host, ProcessLock};
 use crate::database::scan;
 use crate::database::store::{State, Store};
+use crate::database::unchanged;
 use crate::error::{Error, Result};
 use crate::position::DatabaseId;
 use crate::wal::SharedIndex;
@@ -80,7 +81,7 @@ impl Capture {
         repair_all(&handle, path)?;
         let lock = scan::begin_capture(&handle)?;
         // Comparing may begin a new history under a new id.
-        let resumed = resume(&*host, &handle, &*store, &lock)
+        let resumed = resume(&*host, path, &handle, &*store, &lock)
             .and_then(|state| Ok((state, history::identify(&*host, &*store)?)));
         let (state, database) = match resumed {
             Ok(resumed) => resumed,
@@ -307,10 +308,17 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        if let Err(error) = self.sync_store() {
-            log::warn!(target: "replica", "{}: {error}", self.path.display());
+        // The last commits too: what is on record then is what the file is left with.
+        for done in [self.run(), self.sync_store()] {
+            if let Err(error) = done {
+                log::warn!(target: "replica", "{}: {error}", self.path.display());
+            }
         }
         self.lock.give_back(&*self.handle.files.index);
+        let (host, handle, store) = (&*self.host, &self.handle, &*self.store);
+        if let Err(error) = unchanged::remember(host, handle, store, &self.path) {
+            log::debug!(target: "replica", "{}: {error}", self.path.display());
+        }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Taking a database over: what happened while nobody captured, and how a transaction of the log
 //! becomes history.
 
+use std::path::Path;
+
 use super::history;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
 use crate::database::store::{State, Store};
+use crate::database::unchanged;
 use crate::error::Result;
 use crate::page::{PageHash, PageNumber};
 use crate::wal::anchor::{Anchor, Relation};
@@ -15,6 +18,7 @@ use crate::wal::read_lock::ReadLock;
 /// The state at the snapshot of `lock`, after a time in which nobody captured.
 pub fn resume(
     host: &dyn Host,
+    path: &Path,
     handle: &Handle,
     store: &dyn Store,
     lock: &ReadLock,
@@ -40,6 +44,12 @@ pub fn resume(
             }
             Relation::Unknown => {}
         }
+    }
+    // The lock keeps checkpoints away, and a log without frames gives them nothing to copy.
+    if let Some(state) = unchanged::state(host, store, path, header)? {
+        let anchor = Some(header.anchor());
+        let state = State { anchor, ..state };
+        return store.set_state(&state).map(|()| state);
     }
     history::compare(host, handle, store, lock)
 }

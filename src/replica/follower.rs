@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -14,6 +15,7 @@ use crate::database::handle::Handle;
 use crate::database::host::Host;
 use crate::database::settings::Settings;
 use crate::database::store::{Role, State, Store};
+use crate::database::unchanged;
 use crate::error::{Error, Result};
 use crate::position::{DatabaseId, Position};
 use crate::remote::{self, Access, Remote, Traffic};
@@ -35,6 +37,7 @@ pub struct Replica {
     made: AtomicBool,
     /// Whether the way to the remote was stored by this process.
     remembered: AtomicBool,
+    process: u32,
 }
 
 /// The files of a replica.
@@ -72,6 +75,7 @@ impl Replica {
             progress: Mutex::new(Progress::default()),
             writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
+            process: process::id(),
         })
     }
 
@@ -221,6 +225,22 @@ impl Replica {
             store.set_identity(Role::Replica, Some(database))?;
             self.settings.save(store)
         })
+    }
+}
+
+impl Drop for Replica {
+    /// No connection of this process has the database open any more.
+    fn drop(&mut self) {
+        // A fork's child has a copy of what is not its own.
+        if self.process != process::id() {
+            return;
+        }
+        let local = self.local.get_mut();
+        if let (Some(handle), Some(store)) = (&local.handle, local.store.get())
+            && let Err(error) = unchanged::remember(&*self.host, handle, &**store, &self.path)
+        {
+            log::debug!(target: "replica", "{}: {error}", self.path.display());
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::scan;
 use crate::database::store::State;
+use crate::database::unchanged;
 use crate::error::{Error, Result};
 use crate::position::Position;
 use crate::wal::anchor::Anchor;
@@ -187,7 +188,10 @@ impl Replica {
     pub(super) fn known(&self) -> Result<Option<State>> {
         for _ in 0..MOST_ROUNDS {
             let standing = match self.under_write_lock(|local| self.look(local))? {
-                Standing::Unverified => self.examined()?,
+                Standing::Unverified => match self.unchanged()? {
+                    Some(standing) => Some(standing),
+                    None => self.examined()?,
+                },
                 standing => Some(standing),
             };
             match standing {
@@ -219,6 +223,22 @@ impl Replica {
             return Ok(None);
         };
         resolve::resolve(handle, store, &mut writer).map(Some)
+    }
+
+    /// What the file system tells of a file that was closed; `None` where it does not tell enough.
+    fn unchanged(&self) -> Result<Option<Standing>> {
+        let random = self.fresh_salts()?;
+        self.under_write_lock(|local| {
+            let (handle, store) = local.handle(self.host(), self.path())?;
+            let Some(writer) = handle.try_writer()? else {
+                return Ok(None);
+            };
+            match unchanged::state(self.host(), store, self.path(), writer.header())? {
+                Some(state) => enter::anchor(handle, store, writer, state, random)
+                    .map(|standing| Some(Some(standing))),
+                None => Ok(Some(None)),
+            }
+        })
     }
 
     /// What a full read tells; `None` when the file changed meanwhile.

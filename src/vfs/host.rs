@@ -14,11 +14,12 @@ use super::base::BaseVfs;
 use super::files::{OwnFile, OwnIndex};
 use super::register;
 use super::sealed::{SealedContent, SealedOwnLog, SealedScratch};
-use super::unlock;
+use super::{stamp, unlock};
 use crate::crypt::cipher::Algorithm;
 use crate::crypt::key::{Keys, Secret};
 use crate::database::clock::{Clock, SystemClock};
 use crate::database::connection::Connection;
+use crate::database::fingerprint::Fingerprint;
 use crate::database::host::{DatabaseFiles, Host, ProcessLock, Reserve, Spool};
 use crate::database::lock_file::LockFile;
 use crate::database::sqlite_connection::SqliteConnection;
@@ -175,6 +176,14 @@ impl Host for SqliteHost {
 
     fn exists(&self, path: &Path) -> Result<bool> {
         file_call("look for", path, path.try_exists())
+    }
+
+    fn fingerprint(&self, path: &Path) -> Result<Option<Fingerprint>> {
+        stamp::fingerprint(path).map(Some)
+    }
+
+    fn stamp(&self, path: &Path) -> Result<Option<Fingerprint>> {
+        stamp::stamp(path)
     }
 
     fn link(&self, path: &Path, name: &Path) -> Result<()> {

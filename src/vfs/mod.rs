@@ -10,6 +10,7 @@ mod main_file;
 mod pragma;
 pub mod register;
 mod sealed;
+mod stamp;
 mod super_file;
 mod temporary;
 mod unlock;

@@ -44,6 +44,16 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Runs `work` while nobody copies from the log, where the database file holds all of it. `None`
+    /// where it does not, or somebody is copying.
+    pub fn while_all_copied<T>(&self, work: impl FnOnce() -> T) -> Result<Option<T>> {
+        let Some(_lock) = Exclusive::try_take(self.index, &[Lock::Checkpoint])? else {
+            return Ok(None);
+        };
+        let copied = CheckpointInfo::of(self.index)?.backfilled();
+        Ok((copied == self.header.mx_frame).then(work))
+    }
+
     /// nBackfill beyond mxFrame is what a restart of SQLite leaves whose process was killed in the
     /// middle: it would hide every frame appended from here on. Nothing of this log counts as copied.
     fn reset_backfill(&self, info: CheckpointInfo<'_>) -> Result<()> {
