@@ -260,6 +260,13 @@ pub fn call_in_children(call: extern "C" fn()) -> bool {
     unsafe { libc::pthread_atfork(None, None, Some(call)) == 0 }
 }
 
+/// Has these called around every fork of this process, in the thread that forks: one before, the other
+/// after it in the parent and in the child.
+pub fn call_around_forks(before: extern "C" fn(), after: extern "C" fn()) -> bool {
+    // SAFETY: the functions stay loaded as long as the process (SQLITE_OK_LOAD_PERMANENTLY).
+    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) == 0 }
+}
+
 /// Whether a signal does what the system makes of it: nobody has a handler for it.
 pub fn has_default_action(signal: c_int) -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();

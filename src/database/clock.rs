@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use super::fork;
+
 /// A source of time.
 pub trait Clock: Send + Sync {
     /// Milliseconds since 1970.
@@ -75,6 +77,6 @@ impl Clock for SystemClock {
     }
 
     fn sleep(&self, time: Duration) {
-        thread::sleep(time);
+        fork::aside(|| thread::sleep(time));
     }
 }

@@ -4,6 +4,7 @@ pub mod body;
 pub mod clock;
 pub mod connection;
 pub mod fingerprint;
+pub mod fork;
 pub mod handle;
 pub mod host;
 pub mod keys;

@@ -32,6 +32,9 @@ pub const NAMES: [&str; 14] = [
 /// The longest `sync_timeout`, in seconds.
 const LONGEST_TIMEOUT: u64 = 3600;
 
+/// The longest `sync_interval`, in seconds.
+const LONGEST_INTERVAL: f64 = 30.0 * 86400.0;
+
 /// Who may be in the way of a write.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum WriteMode {
@@ -79,6 +82,10 @@ pub struct Settings {
     pub cipher: Option<Algorithm>,
     /// To connect, and to wait for the next byte.
     pub sync_timeout: Option<Duration>,
+    /// Between two syncs in the background; zero for none.
+    pub sync_interval: Option<Duration>,
+    /// Whether commits of the remote are followed as they happen.
+    pub live: Option<bool>,
     /// PEM file of the authority to trust in place of the system's. No secret.
     pub ca_file: Option<PathBuf>,
     /// Who may be in the way of a write.
@@ -101,7 +108,9 @@ impl Settings {
             "sync_timeout" => self.sync_timeout = Some(timeout(value)?),
             "ca_file" => self.ca_file = Some(ca_file(value)?),
             "write_mode" => self.write_mode = Some(WriteMode::parse(value)?),
-            "live" | "offline" | "sync_interval" if value == "0" => {}
+            "sync_interval" => self.sync_interval = Some(interval(value)?),
+            "live" => self.live = Some(switch(name, value)?),
+            "offline" if value == "0" => {}
             "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
             "storage" if value == "file" => {}
             name if NAMES.contains(&name) => {
@@ -110,7 +119,7 @@ impl Settings {
                     shown(name, value)
                 )));
             }
-            _ => return Err(Error::Misuse(format!("'{name}' is not a setting"))),
+            _ => return Err(unknown(name)),
         }
         Ok(())
     }
@@ -123,6 +132,8 @@ impl Settings {
             key: Some(_),
             cipher: _,
             sync_timeout: None,
+            sync_interval: None,
+            live: None,
             ca_file: None,
             write_mode: None,
             read_your_writes: None,
@@ -178,22 +189,55 @@ impl Settings {
 
     /// Writes what is not a secret to the state store.
     pub fn save(&self, store: &dyn Store) -> Result<()> {
-        if let Some(url) = &self.sync_url {
-            store.set_setting("sync_url", url)?;
-        }
-        if let Some(timeout) = self.sync_timeout {
-            store.set_setting("sync_timeout", &timeout.as_secs().to_string())?;
-        }
-        if let Some(file) = self.ca_file.as_deref().and_then(path::Path::to_str) {
-            store.set_setting("ca_file", file)?;
-        }
-        if let Some(mode) = self.write_mode {
-            store.set_setting("write_mode", mode.word())?;
-        }
-        if let Some(on) = self.read_your_writes {
-            store.set_setting("read_your_writes", if on { "1" } else { "0" })?;
+        let stored = [
+            "sync_url",
+            "sync_timeout",
+            "sync_interval",
+            "live",
+            "ca_file",
+            "write_mode",
+            "read_your_writes",
+        ];
+        for name in stored {
+            if let Some(value) = self.given(name) {
+                store.set_setting(name, &value)?;
+            }
         }
         Ok(())
+    }
+
+    /// One value as [`set`](Settings::set) takes it; of a secret only that it is there.
+    fn given(&self, name: &str) -> Option<String> {
+        let switch = |on: bool| u8::from(on).to_string();
+        let file = |file: &PathBuf| file.to_str().map(str::to_owned);
+        match name {
+            "sync_url" => self.sync_url.clone(),
+            "sync_timeout" => self.sync_timeout.map(|time| time.as_secs().to_string()),
+            "sync_interval" => self
+                .sync_interval
+                .map(|time| time.as_secs_f64().to_string()),
+            "live" => self.live.map(switch),
+            "ca_file" => self.ca_file.as_ref().and_then(file),
+            "write_mode" => self.write_mode.map(|mode| mode.word().to_owned()),
+            "read_your_writes" => self.read_your_writes.map(switch),
+            "cipher" => self.cipher.map(|cipher| cipher.name().to_owned()),
+            "auth_token" => self.auth_token.as_ref().map(|_| "…".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// One value in force, as text; of a secret only whether it is there.
+    pub fn in_force(&self, name: &str) -> Result<Option<String>> {
+        let given = self.given(name);
+        Ok(match name {
+            "sync_timeout" => Some(self.timeout().as_secs().to_string()),
+            "sync_interval" | "live" | "offline" => given.or(Some("0".to_owned())),
+            "write_mode" => Some(self.write_mode().word().to_owned()),
+            "read_your_writes" => given.or(Some("1".to_owned())),
+            "storage" => Some("file".to_owned()),
+            name if NAMES.contains(&name) => given,
+            _ => return Err(unknown(name)),
+        })
     }
 
     /// These settings, and where they say nothing, the other's.
@@ -204,6 +248,8 @@ impl Settings {
             key: self.key.or(other.key),
             cipher: self.cipher.or(other.cipher),
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
+            sync_interval: self.sync_interval.or(other.sync_interval),
+            live: self.live.or(other.live),
             ca_file: self.ca_file.or(other.ca_file),
             write_mode: self.write_mode.or(other.write_mode),
             read_your_writes: self.read_your_writes.or(other.read_your_writes),
@@ -220,10 +266,24 @@ impl Settings {
         self.read_your_writes.unwrap_or(true)
     }
 
+    /// The time between two syncs in the background; `None` for none.
+    pub fn interval(&self) -> Option<Duration> {
+        self.sync_interval.filter(|interval| !interval.is_zero())
+    }
+
+    /// Whether commits of the remote are followed as they happen.
+    pub fn is_live(&self) -> bool {
+        self.live.unwrap_or(false)
+    }
+
     /// The time-out in force.
     pub fn timeout(&self) -> Duration {
         self.sync_timeout.unwrap_or(Duration::from_secs(10))
     }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::Misuse(format!("'{name}' is not a setting"))
 }
 
 /// A setting that is on or off.
@@ -240,6 +300,17 @@ fn timeout(value: &str) -> Result<Duration> {
         Ok(seconds @ 1..=LONGEST_TIMEOUT) => Ok(Duration::from_secs(seconds)),
         _ => Err(Error::Misuse(format!(
             "sync_timeout={value}: seconds from 1 to {LONGEST_TIMEOUT} are wanted"
+        ))),
+    }
+}
+
+fn interval(value: &str) -> Result<Duration> {
+    match value.parse::<f64>() {
+        Ok(seconds) if (0.0..=LONGEST_INTERVAL).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(Error::Misuse(format!(
+            "sync_interval={value}: seconds from 0 to {LONGEST_INTERVAL} are wanted"
         ))),
     }
 }
@@ -293,11 +364,17 @@ mod tests {
         for wrong in [
             r#"{"sync_urll": "x"}"#,
             r#"{"sync_timeout": 0}"#,
-            r#"{"live": 1}"#,
+            r#"{"live": 2}"#,
+            r#"{"sync_interval": -1}"#,
+            r#"{"sync_interval": "often"}"#,
+            r#"{"offline": 1}"#,
             "[]",
         ] {
             assert!(Settings::from_json(wrong).is_err(), "{wrong}");
         }
+        let settings = Settings::from_json(r#"{"sync_interval": 0.5, "live": true}"#).unwrap();
+        assert_eq!(settings.interval(), Some(Duration::from_millis(500)));
+        assert!(settings.is_live());
         let settings = Settings::from_json(r#"{"ca_file": "ca.pem"}"#).unwrap();
         assert!(settings.ca_file.is_some_and(|file| file.is_absolute()));
         let error = Settings::from_json(r#"{"encryption_key": "hex:secret"}"#)
@@ -318,5 +395,22 @@ mod tests {
         let merged = uri.or(stored);
         assert_eq!(merged.sync_url.as_deref(), Some("http://a/x"));
         assert_eq!(merged.timeout().as_secs(), 7);
+    }
+
+    #[test]
+    fn what_is_in_force_can_be_read_and_given_again() {
+        let mut settings = Settings::default();
+        for name in NAMES {
+            let value = settings.in_force(name).unwrap();
+            if let Some(value) = value {
+                settings.set(name, &value).unwrap();
+                assert_eq!(settings.in_force(name).unwrap(), Some(value), "{name}");
+            }
+        }
+        settings.set("auth_token", "secret").unwrap();
+        assert_eq!(settings.in_force("auth_token").unwrap().unwrap(), "…");
+        settings.set("encryption_key", "secret").unwrap();
+        assert_eq!(settings.in_force("encryption_key").unwrap(), None);
+        assert!(settings.in_force("lives").is_err());
     }
 }

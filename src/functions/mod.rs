@@ -27,6 +27,7 @@ pub fn define_all(db: *mut sqlite3) -> Result<()> {
     define(db, "replica_stop", 0..=1, serve::stop)?;
     define(db, "replica_token", 2..=3, serve::token)?;
     define(db, "replica_revoke", 1..=2, serve::revoke)?;
+    define(db, "replica_config", 1..=3, sync::config)?;
     define(db, "replica_configure", 2..=2, sync::configure)?;
     define(db, "replica_forget", 1..=1, sync::forget)?;
     define(db, "replica_rekey", 1..=2, key::rekey)?;

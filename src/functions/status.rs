@@ -35,7 +35,8 @@ pub fn help(_: &Call<'_>) -> Result<Option<String>> {
 const COLUMNS: &str = "CREATE TABLE x(schema TEXT, file TEXT, role TEXT, remote TEXT, state TEXT, \
     position TEXT, remote_position TEXT, lag_transactions INTEGER, lag_seconds REAL, \
     last_sync INTEGER, last_error TEXT, bytes_received INTEGER, bytes_sent INTEGER, \
-    page_size INTEGER, database_size INTEGER, wal_bytes INTEGER)";
+    page_size INTEGER, database_size INTEGER, wal_bytes INTEGER, \
+    sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT)";
 
 /// One value of a row.
 enum Value {
@@ -72,6 +73,12 @@ impl From<u64> for Value {
 impl From<u32> for Value {
     fn from(number: u32) -> Self {
         Value::Integer(number.into())
+    }
+}
+
+impl From<bool> for Value {
+    fn from(on: bool) -> Self {
+        Value::Integer(on.into())
     }
 }
 
@@ -198,6 +205,7 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
     let state = replica.recorded_state()?;
     let progress = replica.progress();
     let made = replica.is_made()?;
+    let settings = replica.settings();
     let position = state.map(|state| state.position);
     let lag = match (progress.remote_position, position) {
         (Some(remote), Some(local)) => Some(remote.lsn.0.saturating_sub(local.lsn.0)),
@@ -236,6 +244,10 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
         state.map(|state| state.page_size.get()).into(),
         state.map(|state| state.database_size).into(),
         log_bytes(path).into(),
+        settings.interval().map(|time| time.as_secs_f64()).into(),
+        settings.is_live().into(),
+        settings.write_mode().word().into(),
+        progress.activity.word().into(),
     ]))
 }
 
@@ -265,6 +277,10 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
         state.page_size.get().into(),
         state.database_size.into(),
         log_bytes(path).into(),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
     ]))
 }
 

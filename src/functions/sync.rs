@@ -81,6 +81,17 @@ pub fn verify(call: &Call<'_>) -> Result<Option<String>> {
     }
 }
 
+/// `replica_config(name [, value [, schema]])`: the value in force, afterwards.
+pub fn config(call: &Call<'_>) -> Result<Option<String>> {
+    let name = call.text(0)?;
+    let replica = replica(call, 2)?;
+    if call.count() > 1 {
+        replica.set(&name, &call.text(1)?)?;
+        replica.worker().start(&replica);
+    }
+    replica.settings().in_force(&name)
+}
+
 /// `replica_configure(file, json)`
 pub fn configure(call: &Call<'_>) -> Result<Option<String>> {
     let path = register::full_path(&call.text(0)?)?;

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::answer::Primary;
 use super::checkpointer::REST;
+use crate::database::fork;
 use crate::error::{Error, Result};
 use crate::last_error;
 
@@ -33,9 +34,10 @@ impl Worker {
 }
 
 fn work(stop: &Receiver<()>, primary: &Weak<Primary>) {
+    let _working = fork::working();
     let mut failed = false;
     let mut pause = REST;
-    while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+    while fork::aside(|| stop.recv_timeout(pause)) == Err(RecvTimeoutError::Timeout) {
         let Some(primary) = primary.upgrade() else {
             return;
         };

@@ -12,6 +12,7 @@ use url::{Host, Url};
 
 use super::{Access, Executed, PushFailure, Remote, Traffic, parse, tls};
 use crate::database::body::Body;
+use crate::database::fork;
 use crate::error::{Error, Result};
 use crate::wire::hrana::Stmt;
 use crate::wire::{PushRequest, PushResponse, Request, Response};
@@ -101,6 +102,27 @@ impl HttpRemote {
         call.send(SendBody::from_reader(&mut body.reader()))
     }
 
+    fn ask_now(&self, request: &Request) -> Result<(Response, Traffic)> {
+        let body = request.encode();
+        let answer = self.post(request, &body)?;
+        if answer.status() != 200 {
+            return Err(self.refused(answer));
+        }
+        let mut source = Counted::new(answer.into_body());
+        let response = Response::decode(&mut source, request);
+        match (response, source.failure) {
+            (Ok(response), _) => {
+                let traffic = Traffic {
+                    sent: body.len() as u64,
+                    received: source.count,
+                };
+                Ok((response, traffic))
+            }
+            (Err(_), Some(failure)) => Err(self.broken(failure)),
+            (Err(error), None) => Err(error),
+        }
+    }
+
     fn failed(&self, error: ureq::Error) -> Error {
         match error {
             ureq::Error::Protocol(error) => Error::Protocol(format!("not HTTP: {error}")),
@@ -160,24 +182,7 @@ impl HttpRemote {
 
 impl Remote for HttpRemote {
     fn ask(&self, request: &Request) -> Result<(Response, Traffic)> {
-        let body = request.encode();
-        let answer = self.post(request, &body)?;
-        if answer.status() != 200 {
-            return Err(self.refused(answer));
-        }
-        let mut source = Counted::new(answer.into_body());
-        let response = Response::decode(&mut source, request);
-        match (response, source.failure) {
-            (Ok(response), _) => {
-                let traffic = Traffic {
-                    sent: body.len() as u64,
-                    received: source.count,
-                };
-                Ok((response, traffic))
-            }
-            (Err(_), Some(failure)) => Err(self.broken(failure)),
-            (Err(error), None) => Err(error),
-        }
+        fork::aside(|| self.ask_now(request))
     }
 
     fn push(
@@ -186,7 +191,7 @@ impl Remote for HttpRemote {
         body: &Body,
         most: Duration,
     ) -> std::result::Result<(PushResponse, Traffic), PushFailure> {
-        let answer = match self.send_push(body, most) {
+        let answer = match fork::aside(|| self.send_push(body, most)) {
             Ok(answer) => answer,
             Err(error) if never_left(&error) => {
                 return Err(PushFailure::Unsent(self.failed(error)));
@@ -216,6 +221,10 @@ impl Remote for HttpRemote {
 
     fn execute(&self, stmt: &Stmt) -> Result<Executed> {
         self.run(stmt)
+    }
+
+    fn shut(&self) {
+        self.agent.clone().shutdown();
     }
 
     fn url(&self) -> &str {

@@ -40,6 +40,8 @@ pub trait Remote: Send + Sync {
     fn execute(&self, _stmt: &Stmt) -> Result<Executed> {
         Err(Error::Misuse(format!("{} runs no SQL", self.url())))
     }
+    /// Breaks off whatever is under way; from here on nothing is sent any more.
+    fn shut(&self) {}
     /// The remote's URL without credentials, for messages.
     fn url(&self) -> &str;
 }

@@ -6,6 +6,7 @@
 
 use std::panic::resume_unwind;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::bounded;
@@ -46,6 +47,8 @@ pub struct Conversation<'a> {
     database: Option<DatabaseId>,
     /// Whether the last question was answered.
     answered: bool,
+    /// How long the remote is to wait, at the next question about changes, until there are any.
+    wait: Duration,
     /// Bytes moved so far.
     pub traffic: Traffic,
 }
@@ -57,8 +60,14 @@ impl<'a> Conversation<'a> {
             remote,
             database,
             answered: false,
+            wait: Duration::ZERO,
             traffic: Traffic::default(),
         }
+    }
+
+    /// The next question about changes is to be answered when there are any, or that time is over.
+    pub fn wait(&mut self, time: Duration) {
+        self.wait = time;
     }
 
     /// A line that breaks in the middle of a long conversation is no reason to begin it again, as

@@ -1,15 +1,18 @@
 //! A replica as this process has it open: one per file, shared by all connections.
 
 use std::cell::OnceCell;
+use std::mem;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::bootstrap;
-use super::status::{Condition, Progress};
+use super::status::{Activity, Condition, Progress};
+use super::worker::Worker;
 use super::writes::Writes;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
@@ -24,7 +27,7 @@ use crate::remote::{self, Access, Remote, Traffic};
 pub struct Replica {
     path: PathBuf,
     host: Arc<dyn Host>,
-    settings: Settings,
+    settings: RwLock<Arc<Settings>>,
     remote: Mutex<Option<Arc<dyn Remote>>>,
     /// State store and own handle: used by one thread at a time, never across the network.
     local: Mutex<Local>,
@@ -37,7 +40,45 @@ pub struct Replica {
     made: AtomicBool,
     /// Whether the way to the remote was stored by this process.
     remembered: AtomicBool,
+    /// The thread in the background.
+    worker: Worker,
+    /// Connections that have it open.
+    users: AtomicUsize,
     process: u32,
+}
+
+/// A replica that a connection of the host has open, until dropped.
+///
+/// The thread in the background ends with the last one: SQLite removes the log when the last
+/// connection closes it, and whoever closes a file expects it to be closed.
+pub struct Attached(Arc<Replica>);
+
+impl Attached {
+    /// Counts a connection.
+    pub fn new(replica: Arc<Replica>) -> Self {
+        replica.users.fetch_add(1, Ordering::SeqCst);
+        Self(replica)
+    }
+}
+
+impl Deref for Attached {
+    type Target = Arc<Replica>;
+
+    fn deref(&self) -> &Arc<Replica> {
+        &self.0
+    }
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if self.0.process != process::id() {
+            // A fork's child has none of the threads, and the locks are not its own: nothing is closed
+            // that the parent uses.
+            mem::forget(Arc::clone(&self.0));
+        } else if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.worker.end();
+        }
+    }
 }
 
 /// The files of a replica.
@@ -64,7 +105,7 @@ impl Replica {
         Ok(Self {
             path,
             host,
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
             remote: Mutex::new(None),
             local: Mutex::new(Local {
                 store: store.map(OnceCell::from).unwrap_or_default(),
@@ -75,6 +116,8 @@ impl Replica {
             progress: Mutex::new(Progress::default()),
             writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
+            worker: Worker::default(),
+            users: AtomicUsize::new(0),
             process: process::id(),
         })
     }
@@ -96,8 +139,8 @@ impl Replica {
     }
 
     /// The settings in force.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
     }
 
     /// The state on record: what the file held when it was last looked at.
@@ -111,6 +154,49 @@ impl Replica {
     /// What the exchanges of this process brought so far.
     pub fn progress(&self) -> Progress {
         self.progress.lock().clone()
+    }
+
+    /// The thread in the background.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// The replica is there, and used: it is followed in the background from here on, where that is
+    /// asked for.
+    pub fn begin_background(self: &Arc<Self>) -> Result<()> {
+        if self.is_made()? {
+            self.made.store(true, Ordering::Release);
+            self.worker.start(self);
+        }
+        Ok(())
+    }
+
+    /// Whether there is anything to do in the background.
+    pub(super) fn needs_worker(&self) -> bool {
+        let settings = self.settings();
+        self.made.load(Ordering::Acquire)
+            && (settings.is_live() || settings.interval().is_some() || self.has_pending())
+    }
+
+    /// Says what the thread in the background is at.
+    pub(super) fn set_activity(&self, activity: Activity) {
+        self.progress.lock().activity = activity;
+    }
+
+    /// Notes why a sync failed.
+    pub(super) fn failed(&self, sentence: String) {
+        self.progress.lock().last_error = Some(sentence);
+    }
+
+    /// What is given counts from here on.
+    pub(super) fn change_settings(&self, given: Settings) {
+        let mut settings = self.settings.write();
+        *settings = Arc::new(given.or((**settings).clone()));
+    }
+
+    /// The next question goes over a new connection.
+    pub(super) fn disconnect(&self) {
+        *self.remote.lock() = None;
     }
 
     /// What is known about writing.
@@ -196,19 +282,24 @@ impl Replica {
         if let Some(remote) = &*remote {
             return Ok(Arc::clone(remote));
         }
-        let url = self.settings.sync_url.as_deref().ok_or_else(|| {
+        Ok(Arc::clone(remote.insert(self.connect()?)))
+    }
+
+    /// The remote once more, for somebody who may break off all that is under way there.
+    pub(super) fn connect(&self) -> Result<Arc<dyn Remote>> {
+        let settings = self.settings();
+        let url = settings.sync_url.as_deref().ok_or_else(|| {
             Error::Misuse(format!(
                 "{} follows no remote: sync_url is not set",
                 self.path.display()
             ))
         })?;
         let access = Access {
-            token: self.settings.auth_token.clone(),
-            timeout: self.settings.timeout(),
-            ca_file: self.settings.ca_file.clone(),
+            token: settings.auth_token.clone(),
+            timeout: settings.timeout(),
+            ca_file: settings.ca_file.clone(),
         };
-        let connected: Arc<dyn Remote> = remote::connect(url, access)?.into();
-        Ok(Arc::clone(remote.insert(connected)))
+        remote::connect(url, access).map(Arc::from)
     }
 
     /// The files, for one thread at a time.
@@ -223,7 +314,7 @@ impl Replica {
         }
         self.local().store()?.transaction(|store| {
             store.set_identity(Role::Replica, Some(database))?;
-            self.settings.save(store)
+            self.settings().save(store)
         })
     }
 }
@@ -231,10 +322,6 @@ impl Replica {
 impl Drop for Replica {
     /// No connection of this process has the database open any more.
     fn drop(&mut self) {
-        // A fork's child has a copy of what is not its own.
-        if self.process != process::id() {
-            return;
-        }
         let local = self.local.get_mut();
         if let (Some(handle), Some(store)) = (&local.handle, local.store.get())
             && let Err(error) = unchanged::remember(&*self.host, handle, &**store, &self.path)

@@ -93,15 +93,27 @@ impl Replica {
 
     /// Finds out what became of a push whose outcome was not known. Afterwards there is none.
     pub(super) fn settle_pending(&self) -> Result<()> {
+        match self.has_pending() {
+            true => self.settle_pending_at(&*self.remote()?),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether there is a push whose outcome is not known.
+    pub(super) fn has_pending(&self) -> bool {
+        self.writes().pending.is_some()
+    }
+
+    /// The same as [`settle_pending`](Replica::settle_pending), over another line.
+    pub(super) fn settle_pending_at(&self, remote: &dyn Remote) -> Result<()> {
         let Some(pending) = self.writes().pending.clone() else {
             return Ok(());
         };
-        let remote = self.remote()?;
         let pending = pending.lock();
         if self.writes().pending.is_none() {
             return Ok(());
         }
-        match self.send(&*remote, &pending.push, &pending.body) {
+        match self.send(remote, &pending.push, &pending.body) {
             Outcome::Unknown(error) => {
                 return Err(Error::Unknown(format!(
                     "it is still not known whether an earlier transaction was committed ({error})"

@@ -2,34 +2,40 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
-use super::follower::Replica;
+use super::follower::{Attached, Replica};
 use crate::database::host::Host;
 use crate::database::settings::Settings;
 use crate::database::store::{Role, Store};
 use crate::error::{Error, Result};
 use crate::remote;
 
-static OPEN: LazyLock<Mutex<HashMap<PathBuf, Weak<Replica>>>> = LazyLock::new(Mutex::default);
+/// By process as well: a fork's child has its parent's, and none of its locks and threads.
+type Open = HashMap<(u32, PathBuf), Weak<Replica>>;
+
+static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
 /// Secrets given by `replica_configure`, kept in memory only.
 static SECRETS: LazyLock<Mutex<HashMap<PathBuf, Settings>>> = LazyLock::new(Mutex::default);
 
 /// The replica at `path` that some connection of this process has open.
 pub fn find(path: &Path) -> Option<Arc<Replica>> {
-    OPEN.lock().get(path).and_then(Weak::upgrade)
+    OPEN.lock().get(&name(path)).and_then(Weak::upgrade)
 }
 
 /// The replica that a connection opening `path` is to use; `None` for an ordinary database.
 /// `given` are the settings of its URI.
-pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Option<Arc<Replica>>> {
+pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Option<Attached>> {
     let mut open = OPEN.lock();
-    if let Some(replica) = open.get(path).and_then(Weak::upgrade) {
+    if let Some(replica) = open.get(&name(path)).and_then(Weak::upgrade) {
         same_remote(&replica, &given)?;
-        return Ok(Some(replica));
+        drop(open);
+        follow_as(&replica, given)?;
+        return Ok(Some(Attached::new(replica)));
     }
     let store = match followed(&**host, path, &given)? {
         Followed::No => return Ok(None),
@@ -56,8 +62,29 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
         store,
     )?);
     open.retain(|_, replica| replica.strong_count() > 0);
-    open.insert(path.to_owned(), Arc::downgrade(&replica));
-    Ok(Some(replica))
+    open.insert(name(path), Arc::downgrade(&replica));
+    Ok(Some(Attached::new(replica)))
+}
+
+fn name(path: &Path) -> (u32, PathBuf) {
+    (process::id(), path.to_owned())
+}
+
+/// Whoever opens a replica that is open already may ask for another way of following.
+fn follow_as(replica: &Replica, given: Settings) -> Result<()> {
+    let settings = replica.settings();
+    let is_new = given.live.is_some_and(|live| live != settings.is_live())
+        || given
+            .sync_interval
+            .is_some_and(|time| Some(time) != settings.sync_interval);
+    match is_new {
+        true => replica.update(Settings {
+            live: given.live,
+            sync_interval: given.sync_interval,
+            ..Settings::default()
+        }),
+        false => Ok(()),
+    }
 }
 
 /// The secrets `replica_configure` was given for `path`.

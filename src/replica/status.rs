@@ -20,6 +20,37 @@ pub struct Progress {
     pub last_error: Option<String>,
     /// What the last resolution of the position found out.
     pub condition: Condition,
+    /// What the thread in the background is at.
+    pub activity: Activity,
+}
+
+/// What the thread in the background is at.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Activity {
+    /// There is none.
+    #[default]
+    None,
+    /// It rests until the next sync is due.
+    Resting,
+    /// It syncs.
+    Syncing,
+    /// It waits for the remote to have something new.
+    Following,
+    /// It rests after a failure.
+    Retrying,
+}
+
+impl Activity {
+    /// The word in `replica_status`.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Activity::None => None,
+            Activity::Resting => Some("idle"),
+            Activity::Syncing => Some("syncing"),
+            Activity::Following => Some("following"),
+            Activity::Retrying => Some("retrying"),
+        }
+    }
 }
 
 /// How a replica stands.

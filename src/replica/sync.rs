@@ -9,7 +9,7 @@ use super::fetch::{Conversation, Fetched};
 use super::follower::{Local, Replica};
 use super::heal;
 use super::resolve::{self, Standing};
-use super::status::{Condition, Report};
+use super::status::{Activity, Condition, Report};
 use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::scan;
@@ -17,6 +17,7 @@ use crate::database::store::State;
 use crate::database::unchanged;
 use crate::error::{Error, Result};
 use crate::position::Position;
+use crate::remote::Remote;
 use crate::wal::anchor::Anchor;
 use crate::wal::frame::Salts;
 use crate::wire::Head;
@@ -44,8 +45,30 @@ impl Replica {
     /// Pulls what the remote has and enters it.
     pub fn sync(&self) -> Result<Report> {
         self.make()?;
-        self.settle_pending()?;
-        self.report(|replica, conversation| replica.advance(conversation))
+        self.sync_at(&*self.remote()?, Duration::ZERO)
+    }
+
+    /// The same, where the thread in the background does it over its own line; the remote is asked to
+    /// wait until it has something new.
+    pub(super) fn sync_in_background(&self, remote: &dyn Remote, wait: Duration) -> Result<Report> {
+        self.set_activity(match wait.is_zero() {
+            true => Activity::Syncing,
+            false => Activity::Following,
+        });
+        self.writes().follow(!wait.is_zero());
+        let done = self.sync_at(remote, wait);
+        if done.is_err() {
+            self.writes().follow(false);
+        }
+        done
+    }
+
+    fn sync_at(&self, remote: &dyn Remote, wait: Duration) -> Result<Report> {
+        self.settle_pending_at(remote)?;
+        self.report(remote, |replica, conversation| {
+            conversation.wait(wait);
+            replica.advance(conversation)
+        })
     }
 
     /// Throws away what did not come from the remote, by comparing every page with it.
@@ -54,7 +77,8 @@ impl Replica {
             true => self.adopt()?,
             false => self.make()?,
         }
-        self.report(|replica, conversation| {
+        let remote = self.remote()?;
+        self.report(&*remote, |replica, conversation| {
             let from = replica.recorded_state()?.map(|state| state.position);
             let healed = replica.healed(conversation, None)?;
             let (state, head, pages) = healed.ok_or_else(|| replica.contended())?;
@@ -64,12 +88,12 @@ impl Replica {
 
     fn report(
         &self,
+        remote: &dyn Remote,
         work: impl FnOnce(&Self, &mut Conversation<'_>) -> Result<(Position, State, Head, usize)>,
     ) -> Result<Report> {
         let begun = Stopwatch::start(self.host().clock());
-        let remote = self.remote()?;
         let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
-        let mut conversation = Conversation::new(&*remote, database);
+        let mut conversation = Conversation::new(remote, database);
         let result = work(self, &mut conversation);
         let traffic = conversation.traffic;
         let (from, state, head, pages) = match result {

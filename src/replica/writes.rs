@@ -32,6 +32,8 @@ const UNREACHABLE: Duration = Duration::from_secs(1);
 pub struct Writes {
     /// Until when the local content counts as the newest.
     head_until: Duration,
+    /// Whether the remote says at once when it has something newer.
+    follows: bool,
     /// Until when writes ask for a lease.
     contended_until: Duration,
     /// The lease that is held, until then.
@@ -62,12 +64,18 @@ impl Writes {
 
     /// Whether the local content counts as the newest.
     pub fn is_at_head(&self, clock: &dyn Clock) -> bool {
-        clock.monotonic() < self.head_until
+        self.follows || clock.monotonic() < self.head_until
+    }
+
+    /// The remote says at once when it has something newer, or does no longer.
+    pub fn follow(&mut self, on: bool) {
+        self.follows = on;
     }
 
     /// Nothing is known about the remote's newest state.
     pub fn forget_head(&mut self) {
         self.head_until = Duration::ZERO;
+        self.follows = false;
     }
 
     /// A push was accepted: its lease has served.

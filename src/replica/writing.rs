@@ -192,6 +192,11 @@ impl Writing {
         if !std::mem::take(&mut self.has_newer) {
             self.replica.release_lease();
         }
+        if self.replica.has_pending() {
+            // Somebody has to go on asking.
+            self.replica.worker().start(&self.replica);
+            self.replica.worker().look(false);
+        }
     }
 }
 

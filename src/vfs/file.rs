@@ -206,7 +206,7 @@ impl OpenFile {
             }
             self.base = Some(main.open_base()?.0);
         }
-        Ok(())
+        main.begin_background()
     }
 
     fn lock(&mut self, level: c_int) -> c_int {

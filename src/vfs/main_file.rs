@@ -23,7 +23,7 @@ use crate::database::settings::Settings;
 use crate::database::{keys, paths, rekey};
 use crate::error::{Error, Result};
 use crate::primary::serve::Opened;
-use crate::replica::follower::Replica;
+use crate::replica::follower::{Attached, Replica};
 use crate::replica::registry;
 use crate::replica::writing::Writing;
 use crate::{last_error, primary};
@@ -53,7 +53,9 @@ pub struct MainFile {
     flags: c_int,
     creates: bool,
     path: PathBuf,
-    replica: Option<Arc<Replica>>,
+    replica: Option<Attached>,
+    /// Whether it has been accessed.
+    has_begun: bool,
     /// The writes of this connection to it.
     writing: Option<Arc<Mutex<Writing>>>,
     opening: Option<Opening>,
@@ -99,6 +101,7 @@ impl MainFile {
             creates: flags & sqlite::SQLITE_OPEN_CREATE != 0,
             path,
             replica: None,
+            has_begun: false,
             writing: None,
             opening: None,
             found_sealed,
@@ -129,8 +132,8 @@ impl MainFile {
     }
 
     /// Makes it a followed one.
-    pub fn follow(&mut self, replica: Option<Arc<Replica>>) {
-        let writing = |replica| Arc::new(Mutex::new(Writing::new(Arc::clone(replica))));
+    pub fn follow(&mut self, replica: Option<Attached>) {
+        let writing = |replica: &Attached| Arc::new(Mutex::new(Writing::new(Arc::clone(replica))));
         self.writing = replica.as_ref().map(writing);
         self.replica = replica;
     }
@@ -138,6 +141,17 @@ impl MainFile {
     /// The writes of this connection, where it is a replica.
     pub fn writing(&self) -> Option<&Arc<Mutex<Writing>>> {
         self.writing.as_ref()
+    }
+
+    /// At the first access: has the replica followed in the background, where that is asked for.
+    pub fn begin_background(&mut self) -> Result<()> {
+        match &self.replica {
+            Some(replica) if !self.has_begun => {
+                self.has_begun = true;
+                replica.begin_background()
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Of one connection only one replica is written to at a time: two cannot commit together.
@@ -172,7 +186,7 @@ impl MainFile {
 
     /// The replica it is.
     pub fn replica(&self) -> Option<&Arc<Replica>> {
-        self.replica.as_ref()
+        self.replica.as_deref()
     }
 
     /// SQLite's own name of the file.

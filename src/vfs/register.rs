@@ -19,9 +19,9 @@ use crate::crypt::header::Rollback;
 use crate::crypt::key::Keys;
 use crate::database::host::Host;
 use crate::database::settings::{NAMES, Settings};
-use crate::database::{keys, paths};
+use crate::database::{fork, keys, paths};
 use crate::error::{Error, Result};
-use crate::ffi::guard;
+use crate::ffi::{self, guard};
 use crate::last_error;
 use crate::remote;
 use crate::replica::registry;
@@ -50,6 +50,9 @@ pub fn register() -> Result<()> {
     }
     let base = BaseVfs::capture()
         .ok_or_else(|| Error::CannotOpen("this SQLite has no default VFS".to_owned()))?;
+    if !ffi::call_around_forks(fork::before, fork::after) {
+        return Err(Error::Internal("forks cannot be noticed".to_owned()));
+    }
     let host = Arc::new(SqliteHost::new(base));
     let vfs = Box::new(definition(base));
     let registered = REGISTERED.get_or_init(|| Registered { base, host, vfs });

@@ -11,6 +11,7 @@ use super::pipeline;
 use super::question::{Answer, Asker, Question};
 use super::session::Session;
 use super::streams::{Idle, Shared};
+use crate::database::fork;
 use crate::error::Error;
 use crate::last_error;
 use crate::primary::server::Service;
@@ -41,6 +42,7 @@ impl Stream {
     pub fn run(self, first: Job) {
         // Whatever ends this thread; after the connection is closed.
         let _leaving = Leaving(&self);
+        let _working = fork::working();
         let shared = &self.shared;
         let (host, path) = (&*shared.host, shared.primary.path());
         let mut session = match Session::open(host, path, self.asker.scope, &self.control) {
@@ -130,7 +132,7 @@ impl Stream {
 
     /// Waits for the next question.
     fn next(&self, jobs: &Receiver<Job>, baton: &str, idle: Duration) -> Option<Job> {
-        match jobs.recv_timeout(idle) {
+        match fork::aside(|| jobs.recv_timeout(idle)) {
             Ok(job) => Some(job),
             Err(RecvTimeoutError::Disconnected) => None,
             // Whoever has taken the baton just now is about to ask.

@@ -9,14 +9,13 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::places::Visit;
 use super::rate::Key;
-use super::routes::{Entry, Refusal, Shared};
+use super::routes::{Entry, Refusal, Shared, blocking};
 use crate::database::tokens::Scope;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What a stranger is told, whatever was asked for.
 pub const NOT_KNOWN: &str = "the token is not known here";
@@ -205,9 +204,7 @@ async fn current(databases: Vec<Arc<Entry>>) -> Result<()> {
     if databases.iter().all(|entry| entry.gate.is_current()) {
         return Ok(());
     }
-    spawn_blocking(move || databases.iter().try_for_each(|entry| entry.gate.refresh()))
-        .await
-        .unwrap_or_else(|_| Err(Error::Internal("the tokens cannot be read".to_owned())))
+    blocking(move || databases.iter().try_for_each(|entry| entry.gate.refresh())).await
 }
 
 /// The token of an `Authorization: Bearer` header.

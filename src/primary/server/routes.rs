@@ -24,6 +24,7 @@ use super::hrana;
 use super::places::Visit;
 use super::rate::{Key, Rate};
 use super::{Database, REQUESTS_PER_SECOND, Service};
+use crate::database::fork;
 use crate::error::{Error, Result};
 use crate::primary::hrana::Streams;
 use crate::wire::{Lease, PushReader, Request};
@@ -321,6 +322,10 @@ fn answered(bytes: Vec<u8>, place: Held) -> Response {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
+    let work = move || {
+        let _working = fork::working();
+        work()
+    };
     spawn_blocking(work)
         .await
         .unwrap_or_else(|_| Err(Error::Internal("the answer could not be made".to_owned())))
