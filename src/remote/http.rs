@@ -83,6 +83,13 @@ impl HttpRemote {
         if let Some(token) = &self.token {
             call = call.header("authorization", token.header.clone());
         }
+        let wait = request.wait();
+        if !wait.is_zero() {
+            // The answer may begin late; from then on it could come faster, but there is one limit for
+            // all reads of a request.
+            let patience = self.timeout.saturating_add(wait);
+            call = call.config().timeout_per_read(Some(patience)).build();
+        }
         if fresh {
             // Every kept connection is older than this.
             call = call.config().max_idle_age(Duration::ZERO).build();

@@ -26,7 +26,8 @@ pub struct Traffic {
 
 /// A primary, as a replica sees it.
 pub trait Remote: Send + Sync {
-    /// Asks and waits for the answer, at most the configured time-out for each byte.
+    /// Asks and waits for the answer, at most the configured time-out for each byte, and what a
+    /// pull says that it waits besides.
     fn ask(&self, request: &Request) -> Result<(Response, Traffic)>;
     /// Sends a push and waits for the answer, at most `most` once it is sent.
     fn push(

@@ -19,7 +19,8 @@ use crate::page::{PageHash, PageNumber};
 use crate::position::{DatabaseId, Position};
 use crate::remote::{Remote, Traffic};
 use crate::wire::{
-    BeginRequest, HashesRequest, Head, Lease, Page, PagesRequest, PullRequest, Request, Response,
+    BeginRequest, HashesRequest, Head, Lease, Page, PagesRequest, PeerId, PullRequest, Request,
+    Response,
 };
 
 /// Whole pages by number.
@@ -114,6 +115,8 @@ impl<'a> Conversation<'a> {
             since: None,
             after,
             deltas: false,
+            wait_milliseconds: 0,
+            peer: PeerId::UNKNOWN,
         };
         match self.ask(&Request::Pull(request))? {
             Response::Pages { head, pages, next } => Ok((head, whole(pages)?, next)),
@@ -212,6 +215,8 @@ impl<'a> Conversation<'a> {
                 since: Some(base),
                 after,
                 deltas: bases.is_some(),
+                wait_milliseconds: 0,
+                peer: PeerId::UNKNOWN,
             };
             let request = match (begin.take(), self.database) {
                 (Some(lease), Some(database)) => Request::Begin(BeginRequest {

@@ -13,6 +13,8 @@ mod properties;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use bytes::Bytes;
 
 pub use self::delta::Delta;
@@ -84,6 +86,27 @@ impl Page {
     }
 }
 
+/// The random number a replica is known by while it follows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PeerId(pub [u8; 8]);
+
+impl PeerId {
+    /// That of whoever does not say.
+    pub const UNKNOWN: PeerId = PeerId([0; 8]);
+
+    /// Whether it tells who asks.
+    pub fn is_known(self) -> bool {
+        self != Self::UNKNOWN
+    }
+}
+
+/// 16 lower-case hexadecimal digits.
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", u64::from_be_bytes(self.0))
+    }
+}
+
 /// Asks for the pages changed since a position, or for all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PullRequest {
@@ -95,6 +118,11 @@ pub struct PullRequest {
     pub after: Option<PageNumber>,
     /// The asker has the pages as they were at `since`: deltas do. Only with a position.
     pub deltas: bool,
+    /// How long to wait for something new where there is nothing: then the answer is that it is up
+    /// to date. With 0 that is the answer at once.
+    pub wait_milliseconds: u32,
+    /// Who asks.
+    pub peer: PeerId,
 }
 
 /// Asks for page hashes, ascending.
@@ -150,6 +178,8 @@ impl BeginRequest {
             since: Some(self.at),
             after: None,
             deltas: self.deltas,
+            wait_milliseconds: 0,
+            peer: PeerId::UNKNOWN,
         }
     }
 }

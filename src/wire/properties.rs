@@ -17,6 +17,8 @@ fn whole() -> Request {
         since: None,
         after: None,
         deltas: false,
+        wait_milliseconds: 0,
+        peer: PeerId::UNKNOWN,
     })
 }
 
@@ -41,16 +43,20 @@ fn requests() -> impl Strategy<Value = Request> {
             databases(),
             proptest::option::of(positions()),
             numbers(),
-            any::<bool>()
+            any::<bool>(),
+            prop_oneof![Just(0), any::<u32>()],
+            prop_oneof![Just([0; 8]), any::<[u8; 8]>()],
         )
-            .prop_map(
-                |(database, since, after, deltas)| Request::Pull(PullRequest {
+            .prop_map(|(database, since, after, deltas, wait, peer)| {
+                Request::Pull(PullRequest {
                     database,
                     since,
                     after,
                     deltas: deltas && since.is_some(),
+                    wait_milliseconds: wait,
+                    peer: PeerId(peer),
                 })
-            ),
+            }),
         (databases(), numbers())
             .prop_map(|(database, after)| Request::Hashes(HashesRequest { database, after })),
         (databases(), btree_set(1..u32::MAX, 0..50)).prop_map(|(database, pages)| {
@@ -120,6 +126,8 @@ fn exchanges() -> impl Strategy<Value = (Request, Response)> {
             }),
             after: None,
             deltas: true,
+            wait_milliseconds: 0,
+            peer: PeerId::UNKNOWN,
         });
         (Just(asked), contents(head))
     })

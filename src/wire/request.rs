@@ -6,10 +6,12 @@
 //! size  field
 //!    1  flags: 1 = a database id follows, 2 = a position follows (pull, begin),
 //!       4 = page deltas do (pull, begin; with a position), 8 = a lease is asked for (begin) or
-//!       given back (release), others 0
+//!       given back (release), 16 = a follower asks (pull), others 0
 //!   16  database id, if flagged
 //!   24  position, if flagged: lsn 8, history id 16
 //!   20  lease, if flagged: id 16, how long to wait for it in milliseconds 4 (0 in a release)
+//!   12  follower, if flagged: id 8 (0 = unknown), how long to wait for something new in
+//!       milliseconds 4 (0 = not at all)
 //! pull (kind 0x01), hashes (kind 0x02):
 //!    4  continue after this page; 0 = from the start
 //! pages (kind 0x03):
@@ -21,10 +23,11 @@
 //! ```
 
 use std::io::Read;
+use std::time::Duration;
 
 use super::stream::{Reader, Writer, refused};
 use super::{
-    ASK_PAGES, BeginRequest, HashesRequest, Lease, LeaseId, PagesRequest, PullRequest,
+    ASK_PAGES, BeginRequest, HashesRequest, Lease, LeaseId, PagesRequest, PeerId, PullRequest,
     ReleaseRequest, Request,
 };
 use crate::error::Result;
@@ -41,37 +44,102 @@ const HAS_DATABASE: u8 = 1;
 const HAS_POSITION: u8 = 2;
 const TAKES_DELTAS: u8 = 4;
 const HAS_LEASE: u8 = 8;
+const HAS_FOLLOWER: u8 = 16;
+
+/// What a request may begin with.
+#[derive(Default)]
+struct Fields {
+    database: Option<DatabaseId>,
+    position: Option<Position>,
+    deltas: bool,
+    lease: Option<Lease>,
+    follower: Option<Follower>,
+}
+
+/// Who asks, and how long it waits.
+struct Follower {
+    peer: PeerId,
+    wait_milliseconds: u32,
+}
+
+impl Fields {
+    fn of(database: Option<DatabaseId>) -> Self {
+        Self {
+            database,
+            ..Self::default()
+        }
+    }
+
+    fn flags(&self) -> u8 {
+        let flag = |is_there, flag| if is_there { flag } else { 0 };
+        flag(self.database.is_some(), HAS_DATABASE)
+            | flag(self.position.is_some(), HAS_POSITION)
+            | flag(self.deltas, TAKES_DELTAS)
+            | flag(self.lease.is_some(), HAS_LEASE)
+            | flag(self.follower.is_some(), HAS_FOLLOWER)
+    }
+
+    /// Starts a message with them.
+    fn start(&self, kind: u8) -> Writer {
+        let mut writer = Writer::start(kind);
+        writer.u8(self.flags());
+        if let Some(database) = self.database {
+            writer.bytes(&database.0);
+        }
+        if let Some(position) = self.position {
+            writer.position(position);
+        }
+        if let Some(lease) = self.lease {
+            writer.bytes(&lease.id.0);
+            writer.u32(lease.wait_milliseconds);
+        }
+        if let Some(follower) = &self.follower {
+            writer.bytes(&follower.peer.0);
+            writer.u32(follower.wait_milliseconds);
+        }
+        writer
+    }
+}
 
 impl Request {
     /// The request as it is sent.
     pub fn encode(&self) -> Vec<u8> {
         match self {
             Request::Pull(pull) => {
-                let mut writer = start(PULL, pull.database, pull.since, pull.deltas, None);
+                let mut writer = pull.fields().start(PULL);
                 writer.page(pull.after);
                 writer.finish()
             }
             Request::Hashes(hashes) => {
-                let mut writer = start(HASHES, hashes.database, None, false, None);
+                let mut writer = Fields::of(hashes.database).start(HASHES);
                 writer.page(hashes.after);
                 writer.finish()
             }
             Request::Pages(pages) => {
-                let mut writer = start(PAGES, pages.database, None, false, None);
+                let mut writer = Fields::of(pages.database).start(PAGES);
                 writer.u32(pages.pages.len() as u32);
                 pages.pages.iter().for_each(|page| writer.page(Some(*page)));
                 writer.finish()
             }
             Request::Begin(begin) => {
-                let (database, at) = (Some(begin.database), Some(begin.at));
-                start(BEGIN, database, at, begin.deltas, begin.lease).finish()
+                let fields = Fields {
+                    position: Some(begin.at),
+                    deltas: begin.deltas,
+                    lease: begin.lease,
+                    ..Fields::of(Some(begin.database))
+                };
+                fields.start(BEGIN).finish()
             }
             Request::Release(release) => {
                 let lease = Lease {
                     id: release.lease,
                     wait_milliseconds: 0,
                 };
-                start(RELEASE, Some(release.database), None, false, Some(lease)).finish()
+                let fields = Fields {
+                    lease: Some(lease),
+                    ..Fields::of(Some(release.database))
+                };
+                fields.start(RELEASE).finish()
             }
         }
     }
@@ -113,6 +181,14 @@ impl Request {
         }
     }
 
+    /// How long the answer may be held back where there is nothing new.
+    pub fn wait(&self) -> Duration {
+        match self {
+            Request::Pull(pull) => Duration::from_millis(pull.wait_milliseconds.into()),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// What it asks for as a pull does, if it does.
     pub fn pulled(&self) -> Option<PullRequest> {
         match self {
@@ -123,43 +199,25 @@ impl Request {
     }
 }
 
-fn start(
-    kind: u8,
-    database: Option<DatabaseId>,
-    since: Option<Position>,
-    deltas: bool,
-    lease: Option<Lease>,
-) -> Writer {
-    let mut writer = Writer::start(kind);
-    let mut flags = 0;
-    if database.is_some() {
-        flags |= HAS_DATABASE;
+impl PullRequest {
+    fn fields(&self) -> Fields {
+        let is_follower = self.peer.is_known() || self.wait_milliseconds > 0;
+        Fields {
+            database: self.database,
+            position: self.since,
+            deltas: self.deltas,
+            lease: None,
+            follower: is_follower.then_some(Follower {
+                peer: self.peer,
+                wait_milliseconds: self.wait_milliseconds,
+            }),
+        }
     }
-    if since.is_some() {
-        flags |= HAS_POSITION;
-    }
-    if deltas {
-        flags |= TAKES_DELTAS;
-    }
-    if lease.is_some() {
-        flags |= HAS_LEASE;
-    }
-    writer.u8(flags);
-    if let Some(database) = database {
-        writer.bytes(&database.0);
-    }
-    if let Some(since) = since {
-        writer.position(since);
-    }
-    if let Some(lease) = lease {
-        writer.bytes(&lease.id.0);
-        writer.u32(lease.wait_milliseconds);
-    }
-    writer
 }
 
 fn pull(reader: &mut Reader<'_>) -> Result<PullRequest> {
-    let flags = flags(reader, HAS_DATABASE | HAS_POSITION | TAKES_DELTAS)?;
+    let known = HAS_DATABASE | HAS_POSITION | TAKES_DELTAS | HAS_FOLLOWER;
+    let flags = flags(reader, known)?;
     let database = database(reader, flags)?;
     let since = match flags & HAS_POSITION {
         0 => None,
@@ -169,11 +227,14 @@ fn pull(reader: &mut Reader<'_>) -> Result<PullRequest> {
     if deltas && since.is_none() {
         return Err(refused("deltas from nothing"));
     }
+    let follower = follower(reader, flags)?;
     Ok(PullRequest {
         database,
         since,
         after: reader.page()?,
         deltas,
+        wait_milliseconds: follower.wait_milliseconds,
+        peer: follower.peer,
     })
 }
 
@@ -216,6 +277,19 @@ fn lease(reader: &mut Reader<'_>, flags: u8) -> Result<Option<Lease>> {
     }
 }
 
+fn follower(reader: &mut Reader<'_>, flags: u8) -> Result<Follower> {
+    match flags & HAS_FOLLOWER {
+        0 => Ok(Follower {
+            peer: PeerId::UNKNOWN,
+            wait_milliseconds: 0,
+        }),
+        _ => Ok(Follower {
+            peer: PeerId(reader.array()?),
+            wait_milliseconds: reader.u32()?,
+        }),
+    }
+}
+
 fn hashes(reader: &mut Reader<'_>) -> Result<HashesRequest> {
     let flags = flags(reader, HAS_DATABASE)?;
     let database = database(reader, flags)?;
@@ -254,5 +328,55 @@ fn database(reader: &mut Reader<'_>, flags: u8) -> Result<Option<DatabaseId>> {
     match flags & HAS_DATABASE {
         0 => Ok(None),
         _ => reader.database().map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::{HistoryId, Lsn};
+
+    #[test]
+    fn a_pull_that_waits_is_as_documented() {
+        let since = Position {
+            lsn: Lsn(7),
+            id: HistoryId([2; 16]),
+        };
+        let pull = PullRequest {
+            database: Some(DatabaseId([1; 16])),
+            since: Some(since),
+            after: None,
+            deltas: true,
+            wait_milliseconds: 60_000,
+            peer: PeerId([0, 1, 2, 3, 4, 5, 6, 0xab]),
+        };
+        assert_eq!(pull.peer.to_string(), "00010203040506ab");
+        let bytes = Request::Pull(pull).encode();
+        let mut documented = b"sqrp\x01\x00\x01\x17".to_vec();
+        documented.extend_from_slice(&[1; 16]);
+        documented.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
+        documented.extend_from_slice(&[2; 16]);
+        documented.extend_from_slice(&[0, 1, 2, 3, 4, 5, 6, 0xab]);
+        documented.extend_from_slice(&[0x60, 0xea, 0, 0]);
+        documented.extend_from_slice(&[0; 4]);
+        assert_eq!(bytes[..bytes.len() - 16], documented);
+        // Who does not wait and does not say who it is asks as always.
+        let plain = PullRequest {
+            wait_milliseconds: 0,
+            peer: PeerId::UNKNOWN,
+            ..pull
+        };
+        let plain = Request::Pull(plain).encode();
+        assert_eq!((plain[7], plain.len()), (7, bytes.len() - 12));
+    }
+
+    #[test]
+    fn only_a_pull_waits() {
+        let mut bytes = b"sqrp\x01\x00\x02\x10".to_vec();
+        bytes.extend_from_slice(&[0; 16]);
+        let trailer = blake3::hash(&bytes);
+        bytes.extend_from_slice(&trailer.as_bytes()[..16]);
+        let error = Request::decode(&mut &bytes[..]).unwrap_err().to_string();
+        assert!(error.contains("flags 0x10"), "{error}");
     }
 }

@@ -30,6 +30,8 @@ pub(super) fn pull(since: Option<Position>, after: Option<u32>) -> Request {
         since,
         after: after.map(page),
         deltas: false,
+        wait_milliseconds: 0,
+        peer: PeerId::UNKNOWN,
     })
 }
 

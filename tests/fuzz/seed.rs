@@ -6,7 +6,7 @@ use replica::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use replica::position::{DatabaseId, HistoryId, Lsn, Position};
 use replica::wal::frame::{Chain, LogHeader, Salts};
 use replica::wire::{
-    HashesRequest, Head, Page, PageData, PagesRequest, PullRequest, Request, Response,
+    HashesRequest, Head, Page, PageData, PagesRequest, PeerId, PullRequest, Request, Response,
 };
 
 fn main() {
@@ -50,12 +50,16 @@ fn requests(folder: &Path) {
             since: None,
             after: None,
             deltas: false,
+            wait_milliseconds: 0,
+            peer: PeerId::UNKNOWN,
         }),
         Request::Pull(PullRequest {
             database,
             since: Some(position()),
             after: Some(number(2)),
             deltas: true,
+            wait_milliseconds: 60_000,
+            peer: PeerId([7; 8]),
         }),
         Request::Hashes(HashesRequest {
             database,

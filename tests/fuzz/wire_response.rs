@@ -9,7 +9,7 @@ use fuzz::{Input, with_trailer};
 use libfuzzer_sys::fuzz_target;
 use replica::page::{PageHash, PageNumber};
 use replica::position::{DatabaseId, HistoryId, Lsn, Position};
-use replica::wire::{HashesRequest, PageData, PagesRequest, PullRequest, Request, Response};
+use replica::wire::{HashesRequest, PageData, PagesRequest, PeerId, PullRequest, Request, Response};
 
 /// Magic, version, kind and head: what comes before the records.
 const BEFORE_RECORDS: usize = 71;
@@ -27,6 +27,8 @@ fn question(which: u8) -> Request {
             since,
             after,
             deltas: since.is_some() && which & 32 != 0,
+            wait_milliseconds: 0,
+            peer: PeerId::UNKNOWN,
         }),
         2 => Request::Hashes(HashesRequest { database, after }),
         _ => Request::Pages(PagesRequest {

@@ -11,7 +11,7 @@ use super::*;
 use crate::page::PageNumber;
 use crate::position::Position;
 use crate::remote::{self, Access, Remote};
-use crate::wire::{HashesRequest, PagesRequest, PullRequest};
+use crate::wire::{HashesRequest, PagesRequest, PeerId, PullRequest};
 
 fn fake() -> Fake {
     Fake {
@@ -53,6 +53,8 @@ fn pull(since: Option<Position>, after: Option<PageNumber>) -> Request {
         since,
         after,
         deltas: false,
+        wait_milliseconds: 0,
+        peer: PeerId::UNKNOWN,
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::page::{ContentDigest, PageSize};
 use crate::position::{DatabaseId, HistoryId, Lsn, Position};
-use crate::wire::{Head, PullRequest};
+use crate::wire::{Head, PeerId, PullRequest};
 
 fn head() -> Head {
     Head {
@@ -29,6 +29,8 @@ fn nothing_new() -> Request {
         since: Some(head().position),
         after: None,
         deltas: false,
+        wait_milliseconds: 0,
+        peer: PeerId::UNKNOWN,
     })
 }
 
@@ -170,6 +172,34 @@ fn silence_is_broken_off() {
 }
 
 #[test]
+fn an_answer_may_be_as_late_as_a_pull_waits() {
+    let (remote, server) = against(None, |listener| {
+        let (mut stream, _) = listener.accept().unwrap();
+        take(&mut stream);
+        thread::sleep(Duration::from_millis(700));
+        give(&mut stream, "200 OK", &up_to_date());
+        // And not later: this one has no answer.
+        take(&mut stream);
+        (stream, listener)
+    });
+    let waiting = |wait_milliseconds| match nothing_new() {
+        Request::Pull(pull) => Request::Pull(PullRequest {
+            wait_milliseconds,
+            ..pull
+        }),
+        other => other,
+    };
+    remote.ask(&waiting(3000)).unwrap();
+    let start = Instant::now();
+    let error = remote.ask(&waiting(300)).unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    let elapsed = start.elapsed();
+    assert!(elapsed > Duration::from_millis(690), "{elapsed:?}");
+    assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+    drop(server.join().unwrap());
+}
+
+#[test]
 fn a_slow_but_steady_answer_arrives() {
     let (remote, server) = against(None, |listener| {
         let (mut stream, _) = listener.accept().unwrap();
@@ -245,6 +275,8 @@ fn an_endless_answer_is_broken_off() {
         since: None,
         after: None,
         deltas: false,
+        wait_milliseconds: 0,
+        peer: PeerId::UNKNOWN,
     });
     let error = remote.ask(&request).unwrap_err();
     assert!(

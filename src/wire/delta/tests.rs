@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::position::{Lsn, Position};
 use crate::wire::tests::{ask_pages, head, page, pull, refused, through};
-use crate::wire::{Page, PageData, PullRequest, Request, Response};
+use crate::wire::{Page, PageData, PeerId, PullRequest, Request, Response};
 
 const PAGE: PageNumber = PageNumber::FIRST;
 
@@ -84,6 +84,8 @@ fn pull_deltas() -> Request {
         }),
         after: None,
         deltas: true,
+        wait_milliseconds: 0,
+        peer: PeerId::UNKNOWN,
     })
 }
 
@@ -131,6 +133,8 @@ fn deltas_need_a_position() {
         since: None,
         after: None,
         deltas: true,
+        wait_milliseconds: 0,
+        peer: PeerId::UNKNOWN,
     });
     let error = Request::decode(&mut &request.encode()[..]).unwrap_err();
     assert!(error.to_string().contains("deltas from nothing"));
