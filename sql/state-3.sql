@@ -9,6 +9,12 @@ CREATE TABLE fingerprint (
   file      BLOB NOT NULL CHECK (length(file) = 48)       -- src/database/fingerprint.rs
 );
 
+-- Replica: the random id by which a primary tells its followers apart.
+CREATE TABLE peer (
+  one  INTEGER PRIMARY KEY CHECK (one = 1),
+  id   BLOB NOT NULL CHECK (length(id) = 8)
+);
+
 -- Never used.
 DROP TABLE report;
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use harness::{Files, Shell, assert_same, image, uri};
 
-const KEY: &str = "encryption_key=hex:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+const KEY: &str =
+    "encryption_key=hex:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 /// More than is read of a file that is not read, and much less than it has.
 const LITTLE: u64 = 500_000;
 
@@ -27,7 +28,8 @@ fn read_by(shell: &mut Shell, sql: &str) -> u64 {
 }
 
 fn grow(path: &Path) {
-    let sql = "WITH RECURSIVE counter(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < 4000)
+    let sql =
+        "WITH RECURSIVE counter(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counter WHERE n < 4000)
       INSERT INTO note(text, extra) SELECT 'more', randomblob(1000) FROM counter;";
     image::look(path).execute_batch(sql).expect("more notes");
 }
@@ -44,7 +46,10 @@ fn a_replica_that_was_closed_is_not_read_again() {
         replica.sync();
         replica.sql("UPDATE note SET text = 'written here' WHERE id = 1");
         replica.close();
-        for doing in ["SELECT replica_sync()", "UPDATE note SET text = 'again' WHERE id = 2"] {
+        for doing in [
+            "SELECT replica_sync()",
+            "UPDATE note SET text = 'again' WHERE id = 2",
+        ] {
             for changed in [false, true] {
                 if changed {
                     primary.sql("UPDATE note SET text = 'meanwhile' WHERE id = 3");
@@ -58,7 +63,10 @@ fn a_replica_that_was_closed_is_not_read_again() {
         }
         // Looking is not writing, whoever looks.
         if key.is_empty() {
-            assert_eq!(image::value(&files.copy, "SELECT text FROM note WHERE id = 2"), "again");
+            assert_eq!(
+                image::value(&files.copy, "SELECT text FROM note WHERE id = 2"),
+                "again"
+            );
             assert!(read_by(&mut open(), "SELECT replica_sync()") < LITTLE);
             assert_same(&files.app, &files.copy, "at the end");
         }
@@ -75,7 +83,11 @@ fn a_primary_that_was_closed_is_not_read_again() {
         shell.open(&uri(&files.app, ""));
         let read = read_by(&mut shell, serve);
         println!("round {round}: {read} bytes were read");
-        assert_eq!(read > LITTLE, round == 0, "round {round}: {read} bytes were read");
+        assert_eq!(
+            read > LITTLE,
+            round == 0,
+            "round {round}: {read} bytes were read"
+        );
         shell.sql("UPDATE note SET text = 'newer' WHERE id = 1");
         shell.close();
     }
@@ -104,12 +116,18 @@ fn whoever_wrote_in_between_is_noticed() {
         let after = fs::metadata(&files.copy).expect("the replica");
         assert_eq!(before.len(), after.len());
         if keeps_time {
-            let file = fs::File::options().write(true).open(&files.copy).expect("open");
+            let file = fs::File::options()
+                .write(true)
+                .open(&files.copy)
+                .expect("open");
             let times = FileTimes::new().set_modified(before.modified().expect("a time"));
             file.set_times(times).expect("set the time");
         }
         let mut replica = Shell::replica(&files.copy, &format!("sync_url={}", primary.url()));
         let refused = replica.refused("SELECT replica_sync()");
-        assert!(refused.contains("did not come from its remote"), "{keeps_time}: {refused}");
+        assert!(
+            refused.contains("did not come from its remote"),
+            "{keeps_time}: {refused}"
+        );
     }
 }

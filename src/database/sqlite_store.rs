@@ -13,6 +13,7 @@ use crate::error::{Error, Result, StoreContext};
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::{DatabaseId, HistoryId, Lsn, Position, TransactionDigest};
 use crate::wal::anchor::Anchor;
+use crate::wire::PeerId;
 
 const SCHEMA: &str = include_str!("../../sql/state.sql");
 /// What later versions change, the second first.
@@ -194,6 +195,17 @@ impl Store for SqliteStore {
             "REPLACE INTO fingerprint (one, lsn, id, file) VALUES (1, ?1, ?2, ?3)",
             params![position.lsn.0, position.id.0, file.0],
         )
+    }
+
+    fn peer(&self) -> Result<Option<PeerId>> {
+        self.connection
+            .query_row("SELECT id FROM peer", [], |row| row.get(0).map(PeerId))
+            .optional()
+            .during("read the state store")
+    }
+
+    fn set_peer(&self, peer: PeerId) -> Result<()> {
+        self.change("REPLACE INTO peer (one, id) VALUES (1, ?1)", [peer.0])
     }
 
     fn intent(&self) -> Result<Option<Intent>> {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
 use crate::position::{DatabaseId, Lsn, Position, TransactionDigest};
 use crate::wal::anchor::Anchor;
+use crate::wire::PeerId;
 
 /// Who a database is to others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,6 +95,10 @@ pub trait Store: TokenStore + Send {
     fn fingerprint(&self) -> Result<Option<(Position, Fingerprint)>>;
     /// Records a fingerprint of the file.
     fn set_fingerprint(&self, position: Position, file: &Fingerprint) -> Result<()>;
+    /// The id by which a primary tells this replica from others.
+    fn peer(&self) -> Result<Option<PeerId>>;
+    /// Records that id.
+    fn set_peer(&self, peer: PeerId) -> Result<()>;
     /// The pending intent.
     fn intent(&self) -> Result<Option<Intent>>;
     /// Records an intent.

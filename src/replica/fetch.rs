@@ -4,6 +4,7 @@
 //! last part, pages fetched early may be older than the rest: what changed since the first part is
 //! then fetched on top, until one round sees a single position.
 
+use std::mem::take;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub enum Fetched {
 pub struct Conversation<'a> {
     remote: &'a dyn Remote,
     database: Option<DatabaseId>,
+    /// Who asks.
+    peer: PeerId,
     /// Whether the last question was answered.
     answered: bool,
     /// How long the remote is to wait, at the next question about changes, until there are any.
@@ -60,10 +63,17 @@ impl<'a> Conversation<'a> {
         Self {
             remote,
             database,
+            peer: PeerId::UNKNOWN,
             answered: false,
             wait: Duration::ZERO,
             traffic: Traffic::default(),
         }
+    }
+
+    /// Says who asks.
+    pub fn by(mut self, peer: PeerId) -> Self {
+        self.peer = peer;
+        self
     }
 
     /// The next question about changes is to be answered when there are any, or that time is over.
@@ -116,7 +126,7 @@ impl<'a> Conversation<'a> {
             after,
             deltas: false,
             wait_milliseconds: 0,
-            peer: PeerId::UNKNOWN,
+            peer: self.peer,
         };
         match self.ask(&Request::Pull(request))? {
             Response::Pages { head, pages, next } => Ok((head, whole(pages)?, next)),
@@ -215,8 +225,8 @@ impl<'a> Conversation<'a> {
                 since: Some(base),
                 after,
                 deltas: bases.is_some(),
-                wait_milliseconds: 0,
-                peer: PeerId::UNKNOWN,
+                wait_milliseconds: milliseconds(take(&mut self.wait)),
+                peer: self.peer,
             };
             let request = match (begin.take(), self.database) {
                 (Some(lease), Some(database)) => Request::Begin(BeginRequest {
@@ -312,6 +322,10 @@ fn complete(head: Head, pages: Option<Pages>) -> Fetched {
     let mut pages = pages.unwrap_or_else(|| Pages::new(head.page_size));
     pages.cut(head.database_size);
     Fetched::Batch(Batch { head, pages })
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 fn unexpected(response: &Response) -> Error {

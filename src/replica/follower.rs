@@ -22,6 +22,7 @@ use crate::database::unchanged;
 use crate::error::{Error, Result};
 use crate::position::{DatabaseId, Position};
 use crate::remote::{self, Access, Remote, Traffic};
+use crate::wire::PeerId;
 
 /// A followed database.
 pub struct Replica {
@@ -213,6 +214,18 @@ impl Replica {
                 self.path.display()
             ))
         })
+    }
+
+    /// Who it is to a primary.
+    pub(super) fn peer(&self) -> Result<PeerId> {
+        let local = self.local();
+        let store = local.store()?;
+        if let Some(peer) = store.peer()? {
+            return Ok(peer);
+        }
+        let [a, b, c, d, e, f, g, h, ..] = self.host.random()?;
+        let peer = PeerId([a, b, c, d, e, f, g, h]);
+        store.set_peer(peer).map(|()| peer)
     }
 
     /// Counts what an exchange moved.

@@ -93,7 +93,7 @@ impl Replica {
     ) -> Result<Report> {
         let begun = Stopwatch::start(self.host().clock());
         let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
-        let mut conversation = Conversation::new(remote, database);
+        let mut conversation = Conversation::new(remote, database).by(self.peer()?);
         let result = work(self, &mut conversation);
         let traffic = conversation.traffic;
         let (from, state, head, pages) = match result {

@@ -17,7 +17,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
 use super::follower::Replica;
-use super::status::Activity;
+use super::status::{Activity, Report};
+use crate::database::clock::Stopwatch;
 use crate::database::fork;
 use crate::error::{Error, Result};
 use crate::remote::Remote;
@@ -30,6 +31,10 @@ const SHORTEST_BACKOFF: Duration = Duration::from_millis(200);
 
 /// Between two attempts at most, unless the interval is longer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// After an answer that came at once and brought nothing: whatever stands between may not let
+/// anybody wait.
+const QUICK: Duration = Duration::from_millis(50);
 
 /// With nothing to do.
 const REST: Duration = Duration::from_secs(3600);
@@ -193,29 +198,33 @@ impl Rounds {
             replica.set_activity(Activity::Resting);
             return rest;
         }
+        let took = Stopwatch::start(replica.host().clock());
         let done = self.sync(replica, line, live);
         self.last = Some(replica.host().clock().monotonic());
         match done {
-            Ok(()) => {
+            Ok(report) => {
                 if self.failures > 0 {
                     log::info!(target: "replica", "{}: synced again", replica.path().display());
                 }
                 (self.failures, self.error) = (0, None);
-                Duration::ZERO
+                match report.transactions {
+                    0 => QUICK.saturating_sub(took.elapsed()),
+                    _ => Duration::ZERO,
+                }
             }
             Err(_) if line.is_cut.load(Ordering::SeqCst) => REST,
             Err(error) => self.failed(replica, &error, interval.filter(|_| !live)),
         }
     }
 
-    fn sync(&mut self, replica: &Arc<Replica>, line: &Line, live: bool) -> Result<()> {
+    fn sync(&mut self, replica: &Arc<Replica>, line: &Line, live: bool) -> Result<Report> {
         let remote = line.remote(replica)?;
         // The first answer tells whether the remote is there at all.
         let wait = match live && self.failures == 0 && self.last.is_some() {
             true => POLL,
             false => Duration::ZERO,
         };
-        replica.sync_in_background(&*remote, wait).map(drop)
+        replica.sync_in_background(&*remote, wait)
     }
 
     fn failed(&mut self, replica: &Replica, error: &Error, interval: Option<Duration>) -> Duration {
