@@ -161,8 +161,9 @@ pub unsafe fn prepare(file: *mut sqlite3_file) -> Result<()> {
         return Ok(());
     }
     // SAFETY: our method table proves that the file is ours.
-    match unsafe { &mut opened(file).kind } {
-        Kind::Main(main) => main.prepare().map(drop),
+    let open = unsafe { opened(file) };
+    match (&mut open.kind, &open.base) {
+        (Kind::Main(main), base) => main.prepare(base.as_ref()).map(drop),
         _ => Ok(()),
     }
 }
@@ -192,7 +193,7 @@ impl OpenFile {
         let Kind::Main(main) = &mut self.kind else {
             return Ok(());
         };
-        if main.prepare()?
+        if main.prepare(self.base.as_ref())?
             && let Some(replica) = main.replica()
             && !replica.is_made()?
         {
