@@ -13,7 +13,7 @@ use libsqlite3_sys as sqlite;
 
 use crate::crypt::RawFile;
 use crate::database::paths;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, THE_FILE};
 
 /// The host's default VFS, captured when the extension was loaded.
 #[derive(Clone, Copy)]
@@ -240,7 +240,7 @@ fn checked(action: &'static str, code: c_int) -> Result<()> {
         sqlite::SQLITE_OK => Ok(()),
         code => Err(Error::Io {
             action,
-            path: "the file".to_owned(),
+            path: THE_FILE.to_owned(),
             code,
         }),
     }

@@ -101,7 +101,6 @@ impl MainFile {
             name,
             flags,
             creates: flags & sqlite::SQLITE_OPEN_CREATE != 0,
-            path,
             replica: None,
             has_begun: false,
             writing: None,
@@ -110,7 +109,7 @@ impl MainFile {
             keys: None,
             seen: None,
             sealed: None,
-            link: Arc::default(),
+            link: Arc::new(Link::new(path.clone())),
             db: std::ptr::null_mut(),
             index: std::ptr::null(),
             shared: 0,
@@ -121,6 +120,7 @@ impl MainFile {
             level: sqlite::SQLITE_LOCK_NONE,
             secret: None,
             opened: None,
+            path,
         }
     }
 
@@ -274,6 +274,7 @@ impl MainFile {
             return Ok(false);
         };
         let prepared = self.prepare_as(&opening, base);
+        let prepared = prepared.map_err(|error| error.about(&self.path));
         if prepared.is_err() {
             self.opening = Some(opening);
         }

@@ -416,6 +416,7 @@ unsafe fn open_log(
         }
     };
     let kind = Kind::Log(LogFile {
+        database: opening.database,
         writing: opening.writing,
         sealed,
     });

@@ -140,7 +140,9 @@ pub fn unlock_found(
                 known: true,
             });
         }
-        (_, Some(header)) => Keys::unlock(header, secret, entropy()?)?,
+        (_, Some(header)) => {
+            Keys::unlock(header, secret, entropy()?).map_err(|error| error.about(path))?
+        }
         (_, None) => {
             let algorithm = algorithm.unwrap_or_else(Algorithm::fastest);
             Keys::create(secret, algorithm, entropy()?)?
