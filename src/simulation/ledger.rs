@@ -50,6 +50,8 @@ pub(super) struct Ledger {
     /// The content of each position.
     positions: BTreeMap<u64, (Position, Key)>,
     lsns: BTreeMap<Key, u64>,
+    /// How often the primary could not tell which transactions led to its content.
+    pub(super) gaps: u64,
 }
 
 impl Ledger {
@@ -115,6 +117,13 @@ impl Ledger {
                 "the same content is at {first} and at {lsn}: a transaction was applied twice"
             )),
         }
+    }
+
+    /// The primary has lost track of positions it gave: others may take their place.
+    pub(super) fn begin_history(&mut self) {
+        self.gaps += 1;
+        self.positions.clear();
+        self.lsns.clear();
     }
 
     /// A program is about to commit.

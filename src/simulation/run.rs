@@ -11,7 +11,7 @@ use super::program::set_header;
 use super::random::Random;
 use super::replica::Task;
 use super::sqlite::{Content, Sqlite};
-use super::world::World;
+use super::world::{State, World};
 use super::{PRIMARY, actor, planted, replica, server, writer};
 use crate::page::PageSize;
 use crate::wal::read_lock::Keep;
@@ -30,6 +30,8 @@ pub(super) struct Outcome {
     pub(super) steps: u64,
     pub(super) transactions: u64,
     pub(super) messages: u64,
+    /// Times the primary lost track of its history.
+    pub(super) gaps: u64,
     /// Faults drawn.
     pub(super) drawn: u64,
     pub(super) faults: [u64; KINDS.len()],
@@ -93,12 +95,17 @@ fn cast(plan: &Plan) -> (usize, Vec<(String, Role)>) {
     (plan.replicas + 1, roles)
 }
 
-/// The database of the primary as it is before the run.
+/// Counts who takes part, and makes the primary's database.
 fn begin(world: &World, actors: usize) {
     let mut state = world.state.lock();
     state.busy = actors - 1;
     state.unsettled = actors - 1 - state.plan.writers;
     state.programs = state.unsettled;
+    make_database(&mut state);
+}
+
+/// The database of the primary as it is before the run.
+pub(super) fn make_database(state: &mut State) {
     let size = PageSize::new(512).expect("a page size");
     let mut pages = vec![vec![0; size.bytes()]; PAGES as usize];
     pages[0][16..18].copy_from_slice(&size.to_u16().to_be_bytes());
@@ -166,6 +173,7 @@ fn outcome(world: &World) -> Outcome {
         steps: state.steps,
         transactions: state.transactions,
         messages: state.network.messages,
+        gaps: state.ledger.gaps.saturating_sub(1),
         drawn: state.faults.drawn,
         faults: state.faults.counts,
     }

@@ -351,7 +351,15 @@ impl Store for SimulatedStore {
     fn add_gap(&self, lsn: Lsn) -> Result<()> {
         self.change("add gap", |content| {
             content.gaps.insert(lsn.0);
-        })
+        })?;
+        let actor = self.process.actor();
+        self.process.with(|state| {
+            state.note(actor, || {
+                format!("position {} stands for what nobody captured", lsn.0)
+            });
+            state.ledger.begin_history();
+        });
+        Ok(())
     }
 
     fn is_gap(&self, lsn: Lsn) -> Result<bool> {

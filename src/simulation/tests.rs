@@ -27,10 +27,11 @@ fn seeds() {
             println!("{line}");
         }
         println!(
-            "seed {seed}: {} steps, {} transactions, {} messages, faults {:?} of {}, hash {:016x}, {:?} {:?}",
+            "seed {seed}: {} steps, {} transactions, {} messages, {} gaps, faults {:?} of {}, hash {:016x}, {:?} {:?}",
             outcome.steps,
             outcome.transactions,
             outcome.messages,
+            outcome.gaps,
             outcome.faults,
             outcome.drawn,
             outcome.hash,

@@ -282,11 +282,10 @@ impl World {
             return;
         }
         let running: Vec<u64> = state.machines[machine].processes.keys().copied().collect();
-        let victim = match other && !running.is_empty() {
-            true => running[state.faults.random.below(running.len() as u64) as usize],
-            false => process.id(),
+        let (machine, victim) = match other && !running.is_empty() {
+            true => (machine, state.faults.random.of(&running)),
+            false => (own, process.id()),
         };
-        let machine = if other { machine } else { own };
         state.note(actor, || {
             format!("fault {number}: process {victim} is killed")
         });
