@@ -12,6 +12,7 @@ use super::images;
 use super::resume::{record, resume};
 use super::ring::Ring;
 use crate::database::clock::Stopwatch;
+use crate::database::connection::Connection;
 use crate::database::handle::Handle;
 use crate::database::host::{Host, ProcessLock};
 use crate::database::scan;
@@ -73,10 +74,14 @@ impl Capture {
         let lock_file = host
             .lock_process(path)?
             .ok_or_else(|| Error::Misuse(format!("{} is served already", path.display())))?;
-        enter_wal_mode(&*host, path)?;
+        let connection = host.connect(path)?;
+        enter_wal_mode(&*connection, path)?;
         let store = host.open_store(path)?;
         history::identify(&*host, &*store)?;
         let handle = Handle::open(&*host, path)?;
+        // Not before: the last one to close the database removes its log, and with it what the store
+        // may have lost in a crash.
+        drop(connection);
         repair_all(&handle, path)?;
         let lock = scan::begin_capture(&handle)?;
         // Comparing may begin a new history under a new id.
@@ -315,8 +320,8 @@ impl Drop for Capture {
 }
 
 /// A primary's database is in WAL mode; one that is not yet is changed, when nobody uses it.
-fn enter_wal_mode(host: &dyn Host, path: &Path) -> Result<()> {
-    match host.connect(path)?.enter_wal_mode()?.as_str() {
+fn enter_wal_mode(connection: &dyn Connection, path: &Path) -> Result<()> {
+    match connection.enter_wal_mode()?.as_str() {
         "wal" => Ok(()),
         mode => Err(Error::Misuse(format!(
             "{} cannot leave journal mode '{mode}'",
