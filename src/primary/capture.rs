@@ -144,9 +144,16 @@ impl Capture {
 
     /// Captures the transaction that was just pushed, by a caller who has the write lock and had
     /// everything before it captured. The log has it durably, with its nonce: so the store need not
-    /// before the log goes.
+    /// before the log goes. It has to where it holds nothing yet by which the log can be gone through
+    /// after a crash.
     pub fn run_pushed(&mut self) -> Result<()> {
         let now = self.hold_log()?;
+        if self.captured.anchor().is_blank() {
+            return match self.capture_to(&now, Durable::Store)? {
+                Captured::All => Ok(()),
+                Captured::Broken(_) => Err(Error::Internal(BROKEN.to_owned())),
+            };
+        }
         self.store.set_durable(false)?;
         let captured = self.capture_to(&now, Durable::Log);
         let durable = self.store.set_durable(true);

@@ -16,6 +16,7 @@
 //! [`Store`]: crate::database::store::Store
 
 mod actor;
+mod cases;
 mod disk;
 mod faults;
 mod file;
