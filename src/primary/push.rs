@@ -204,9 +204,11 @@ fn past(store: &dyn Store, push: &PushRequest, head: Head) -> Result<PushRespons
             ..head
         }));
     }
-    match store.is_gap(target.lsn)? {
-        true => Ok(PushResponse::Unknown(head)),
-        false => Ok(PushResponse::Conflict(head)),
+    // One transaction may stand for many that nobody captured, and take the place of the first: then
+    // the base is among those that are no more to be told apart.
+    match store.in_history(push.base)? && !store.is_gap(target.lsn)? {
+        true => Ok(PushResponse::Conflict(head)),
+        false => Ok(PushResponse::Unknown(head)),
     }
 }
 

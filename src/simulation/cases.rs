@@ -155,3 +155,30 @@ fn a_primary_knows_its_history_after_a_power_loss() {
         assert!(matches!(case.near.push_again(), PushResponse::Accepted(_)));
     }
 }
+
+#[test]
+fn a_push_is_not_refused_where_the_history_was_lost() {
+    let mut lost = 0;
+    for seed in 0..20 {
+        let case = Case::new(seed);
+        case.serve();
+        case.write(4);
+        let before = case.head();
+        case.lose_power(&mut Random::new(seed, 9));
+        // Plain SQLite, the last one to close the database, removes the log.
+        let process = case.process(PRIMARY);
+        let mut sqlite = Sqlite::open(&process, Path::new(server::PATH), true).unwrap();
+        sqlite.copy().unwrap();
+        drop(sqlite);
+        case.serve();
+        let answer = case.near.push_again();
+        match case.head() == before {
+            true => assert!(matches!(answer, PushResponse::Accepted(_))),
+            false => {
+                lost += 1;
+                assert!(matches!(answer, PushResponse::Unknown(_)), "{answer:?}");
+            }
+        }
+    }
+    assert!(lost > 0);
+}
