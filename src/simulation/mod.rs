@@ -10,7 +10,7 @@
 //! a step, at which others may go on, and the process, or its machine, may die. One seed is one exact
 //! run. What programs were told is kept in a `ledger` and compared with what is there.
 //!
-//! `REPLICA_SEED=n cargo test --lib simulation::tests::seeds` prints the trace of one seed;
+//! `REPLICA_SEED=n cargo test --lib simulation::tests::invariants` prints the trace of one seed;
 //! `scripts/simulation.sh` runs many.
 //!
 //! [`Store`]: crate::database::store::Store
@@ -33,9 +33,11 @@ mod random;
 mod replica;
 mod run;
 mod server;
+mod shrink;
 mod sqlite;
 mod store;
 mod tests;
+mod totals;
 mod trace;
 mod transaction;
 mod world;

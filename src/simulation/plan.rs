@@ -8,7 +8,7 @@ use crate::database::settings::WriteMode;
 use crate::planted::Bug;
 
 /// The parameters of one run.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
     /// Machines with a replica.

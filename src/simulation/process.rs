@@ -56,11 +56,6 @@ impl Process {
         self.machine
     }
 
-    /// The world it is in.
-    pub(super) fn world(&self) -> &Arc<World> {
-        &self.world
-    }
-
     /// Whether it was killed.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)

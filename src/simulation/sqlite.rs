@@ -147,8 +147,8 @@ impl Sqlite {
         info.set_backfilled(0);
         info.set_backfill_attempted(header.mx_frame);
         info.set_read_mark(0, 0);
-        for slot in 1..READ_SLOTS {
-            if self.index.lock_exclusive(READ_LOCKS[slot])? {
+        for (slot, lock) in (0..).zip(READ_LOCKS).skip(1) {
+            if self.index.lock_exclusive(lock)? {
                 let used = slot == 1 && header.mx_frame > 0;
                 info.set_read_mark(
                     slot,
@@ -158,7 +158,7 @@ impl Sqlite {
                         READ_MARK_NOT_USED
                     },
                 );
-                self.index.unlock_exclusive(READ_LOCKS[slot]);
+                self.index.unlock_exclusive(lock);
             }
         }
         self.process
@@ -217,14 +217,14 @@ impl Sqlite {
         if info.backfilled() >= header.mx_frame {
             return Ok(());
         }
-        for slot in 1..READ_SLOTS {
+        for (slot, lock) in (0..).zip(READ_LOCKS).skip(1) {
             if safe <= info.read_mark(slot) {
                 continue;
             }
-            match self.index.lock_exclusive(READ_LOCKS[slot])? {
+            match self.index.lock_exclusive(lock)? {
                 true => {
                     info.set_read_mark(slot, if slot == 1 { safe } else { READ_MARK_NOT_USED });
-                    self.index.unlock_exclusive(READ_LOCKS[slot]);
+                    self.index.unlock_exclusive(lock);
                 }
                 false => safe = info.read_mark(slot),
             }
