@@ -13,10 +13,13 @@ pub mod ffi;
 pub mod functions;
 pub mod last_error;
 pub mod page;
+mod planted;
 pub mod position;
 pub mod primary;
 pub mod remote;
 pub mod replica;
+#[cfg(test)]
+mod simulation;
 pub mod vfs;
 pub mod wal;
 pub mod wire;

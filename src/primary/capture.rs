@@ -12,6 +12,7 @@ use super::images;
 use super::resume::{record, resume};
 use super::ring::Ring;
 use crate::database::clock::Stopwatch;
+use crate::database::connection::Connection;
 use crate::database::handle::Handle;
 use crate::database::host::{Host, ProcessLock};
 use crate::database::scan;
@@ -74,10 +75,14 @@ impl Capture {
         let lock_file = host
             .lock_process(path)?
             .ok_or_else(|| Error::Misuse(format!("{} is served already", path.display())))?;
-        enter_wal_mode(&*host, path)?;
+        let connection = host.connect(path)?;
+        enter_wal_mode(&*connection, path)?;
         let store = host.open_store(path)?;
         history::identify(&*host, &*store)?;
         let handle = Handle::open(&*host, path)?;
+        // Not before: the last one to close the database removes its log, and with it what the store
+        // may have lost in a crash.
+        drop(connection);
         repair_all(&handle, path)?;
         let lock = scan::begin_capture(&handle)?;
         // Comparing may begin a new history under a new id.
@@ -140,9 +145,16 @@ impl Capture {
 
     /// Captures the transaction that was just pushed, by a caller who has the write lock and had
     /// everything before it captured. The log has it durably, with its nonce: so the store need not
-    /// before the log goes.
+    /// before the log goes. It has to where it holds nothing yet by which the log can be gone through
+    /// after a crash.
     pub fn run_pushed(&mut self) -> Result<()> {
         let now = self.hold_log()?;
+        if self.captured.anchor().is_blank() {
+            return match self.capture_to(&now, Durable::Store)? {
+                Captured::All => Ok(()),
+                Captured::Broken(_) => Err(Error::Internal(BROKEN.to_owned())),
+            };
+        }
         self.store.set_durable(false)?;
         let captured = self.capture_to(&now, Durable::Log);
         let durable = self.store.set_durable(true);
@@ -323,8 +335,8 @@ impl Drop for Capture {
 }
 
 /// A primary's database is in WAL mode; one that is not yet is changed, when nobody uses it.
-fn enter_wal_mode(host: &dyn Host, path: &Path) -> Result<()> {
-    match host.connect(path)?.enter_wal_mode()?.as_str() {
+fn enter_wal_mode(connection: &dyn Connection, path: &Path) -> Result<()> {
+    match connection.enter_wal_mode()?.as_str() {
         "wal" => Ok(()),
         mode => Err(Error::Misuse(format!(
             "{} cannot leave journal mode '{mode}'",

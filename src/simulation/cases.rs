@@ -1,0 +1,184 @@
+//! Single cases that runs have found, without chance.
+
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::host::SimulatedHost;
+use super::plan::Plan;
+use super::process::Process;
+use super::program::Program;
+use super::random::Random;
+use super::run::make_database;
+use super::sqlite::Sqlite;
+use super::world::World;
+use super::{PRIMARY, replica, server};
+use crate::database::body::Body;
+use crate::database::settings::Settings;
+use crate::error::Result;
+use crate::primary::answer::Primary;
+use crate::primary::server::Service;
+use crate::remote::{PushFailure, Remote, Traffic};
+use crate::replica::follower::Replica;
+use crate::replica::writing::Writing;
+use crate::wire::{PushReader, PushRequest, PushResponse, Request, Response};
+
+/// A primary without a network before it, and the last push it had.
+#[derive(Clone, Default)]
+struct Near {
+    primary: Arc<Mutex<Option<Primary>>>,
+    last: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Near {
+    fn push_again(&self) -> PushResponse {
+        let bytes = self.last.lock().clone();
+        let request = *PushReader::start(&mut &bytes[..]).unwrap().request();
+        let answer = self.answer_push(&bytes).unwrap();
+        PushResponse::decode(&mut &answer[..], &request).unwrap()
+    }
+
+    fn answer_push(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let primary = self.primary.lock();
+        let primary = primary.as_ref().expect("a primary");
+        let turn = primary.turns().try_wait(None).expect("a turn");
+        Ok(primary.push(&mut &bytes[..], turn)?.encode())
+    }
+}
+
+impl Remote for Near {
+    fn ask(&self, request: &Request) -> Result<(Response, Traffic)> {
+        let primary = self.primary.lock();
+        let primary = primary.as_ref().expect("a primary");
+        Ok((primary.answer(request.clone(), None)?, Traffic::default()))
+    }
+
+    fn push(
+        &self,
+        push: &PushRequest,
+        body: &Body,
+        _: Duration,
+    ) -> std::result::Result<(PushResponse, Traffic), PushFailure> {
+        let mut bytes = Vec::new();
+        body.reader().read_to_end(&mut bytes).expect("a body");
+        *self.last.lock() = bytes.clone();
+        let answer = self.answer_push(&bytes).map_err(PushFailure::Unknown)?;
+        let response = PushResponse::decode(&mut &answer[..], push).expect("an answer");
+        Ok((response, Traffic::default()))
+    }
+
+    fn url(&self) -> &str {
+        "http://near/app"
+    }
+}
+
+/// A primary and a replica, at which nothing goes wrong by itself.
+struct Case {
+    world: Arc<World>,
+    near: Near,
+}
+
+impl Case {
+    fn new(seed: u64) -> Self {
+        let world = World::new(Plan::new(seed), 2, vec!["test".to_owned()]);
+        world.start(vec![thread::current()]);
+        make_database(&mut world.state.lock());
+        Self {
+            world,
+            near: Near::default(),
+        }
+    }
+
+    fn process(&self, machine: usize) -> Process {
+        self.world.start_process(0, machine)
+    }
+
+    /// Starts the primary.
+    fn serve(&self) -> Process {
+        let process = self.process(PRIMARY);
+        let host = Arc::new(SimulatedHost(process.clone()));
+        let primary = Primary::begin(host, Path::new(server::PATH)).unwrap();
+        *self.near.primary.lock() = Some(primary);
+        process
+    }
+
+    /// Commits transactions on the replica.
+    fn write(&self, count: usize) {
+        let process = self.process(1);
+        let path = Path::new(replica::PATH);
+        let host = Arc::new(SimulatedHost(process.clone()));
+        let store = crate::database::host::Host::open_store(&*host, path).unwrap();
+        let settings = Settings::default();
+        let made = Replica::new(host, path.to_owned(), settings, Some(store)).unwrap();
+        let replica = Arc::new(made.with_remote(Arc::new(self.near.clone())));
+        replica.sync().unwrap();
+        let mut program = Program {
+            process: &process,
+            sqlite: Sqlite::open(&process, path, false).unwrap(),
+            replica: Some((&replica, Writing::new(Arc::clone(&replica)))),
+            random: &mut Random::new(7, 7),
+        };
+        for _ in 0..count {
+            program.write().unwrap();
+        }
+    }
+
+    /// The primary's machine loses its power.
+    fn lose_power(&self, random: &mut Random) {
+        self.world.state.lock().machines[PRIMARY].lose_power(random);
+        let dead = self.near.primary.lock().take();
+        // Whatever it tries now ends it.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
+    }
+
+    fn head(&self) -> crate::position::Position {
+        let primary = self.near.primary.lock();
+        primary.as_ref().unwrap().head().unwrap().position
+    }
+}
+
+#[test]
+fn a_primary_knows_its_history_after_a_power_loss() {
+    for seed in 0..20 {
+        let case = Case::new(seed);
+        case.serve();
+        case.write(3);
+        let before = case.head();
+        case.lose_power(&mut Random::new(seed, 9));
+        case.serve();
+        assert_eq!(case.head(), before, "seed {seed}");
+        assert!(matches!(case.near.push_again(), PushResponse::Accepted(_)));
+    }
+}
+
+#[test]
+fn a_push_is_not_refused_where_the_history_was_lost() {
+    let mut lost = 0;
+    for seed in 0..20 {
+        let case = Case::new(seed);
+        case.serve();
+        case.write(4);
+        let before = case.head();
+        case.lose_power(&mut Random::new(seed, 9));
+        // Plain SQLite, the last one to close the database, removes the log.
+        let process = case.process(PRIMARY);
+        let mut sqlite = Sqlite::open(&process, Path::new(server::PATH), true).unwrap();
+        sqlite.copy().unwrap();
+        drop(sqlite);
+        case.serve();
+        let answer = case.near.push_again();
+        match case.head() == before {
+            true => assert!(matches!(answer, PushResponse::Accepted(_))),
+            false => {
+                lost += 1;
+                assert!(matches!(answer, PushResponse::Unknown(_)), "{answer:?}");
+            }
+        }
+    }
+    assert!(lost > 0);
+}

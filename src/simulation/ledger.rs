@@ -1,0 +1,233 @@
+//! What programs were told, and whether it is true.
+//!
+//! No two transactions make the same content: each writes a number of its own. So a content names the
+//! transaction that made it, and that one the content it was computed from, back to the first one. A
+//! content that nobody made is a torn one, or one in which a transaction is missing.
+
+use std::collections::BTreeMap;
+
+use crate::page::ContentDigest;
+use crate::position::Position;
+
+/// A content, as a key.
+pub(super) type Key = [u8; 16];
+
+/// What a program was told of its transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Told {
+    /// Nothing: the program was killed.
+    Nothing,
+    /// That it is committed, then.
+    Committed(u64),
+    /// That it is not, and never will be.
+    Refused,
+    /// That it is not known.
+    Unknown,
+}
+
+/// A transaction that somebody tried.
+struct Attempt {
+    base: Key,
+    /// How many transactions led to it, itself included.
+    depth: u32,
+    /// When its program began to read.
+    begun: u64,
+    told: Told,
+    machine: usize,
+    /// Its program does not ask that it outlives a power loss.
+    careless: bool,
+}
+
+/// All that was tried, told and seen.
+#[derive(Default)]
+pub(super) struct Ledger {
+    first: Option<Key>,
+    attempts: BTreeMap<Key, Attempt>,
+    /// The deepest content each machine has shown, since its last power loss.
+    shown: BTreeMap<usize, (u32, Key)>,
+    /// What replicas have shown.
+    followed: BTreeMap<Key, usize>,
+    /// The content of each position.
+    positions: BTreeMap<u64, (Position, Key)>,
+    lsns: BTreeMap<Key, u64>,
+    /// How often the primary could not tell which transactions led to its content.
+    pub(super) gaps: u64,
+}
+
+impl Ledger {
+    /// The content before all transactions.
+    pub(super) fn begin(&mut self, content: ContentDigest) {
+        self.first = Some(content.to_bytes());
+    }
+
+    fn depth(&self, key: &Key) -> Option<u32> {
+        match self.first == Some(*key) {
+            true => Some(0),
+            false => self.attempts.get(key).map(|attempt| attempt.depth),
+        }
+    }
+
+    /// A program of a machine reads a content, all of one snapshot.
+    pub(super) fn show(&mut self, machine: usize, content: ContentDigest) -> Result<(), String> {
+        let key = content.to_bytes();
+        let depth = self
+            .depth(&key)
+            .ok_or("a reader saw a content that no transaction made")?;
+        match self.shown.get(&machine) {
+            Some((deepest, _)) if *deepest > depth => {
+                return Err(format!(
+                    "machine {machine} went back from {deepest} transactions to {depth}"
+                ));
+            }
+            Some((deepest, other)) if *deepest == depth && *other != key => {
+                return Err(format!(
+                    "machine {machine} showed two contents of {depth} transactions"
+                ));
+            }
+            _ => {}
+        }
+        self.shown.insert(machine, (depth, key));
+        if machine != super::PRIMARY {
+            self.followed.insert(key, machine);
+        }
+        Ok(())
+    }
+
+    /// A position, and the content it stands for.
+    pub(super) fn place(
+        &mut self,
+        position: Position,
+        content: ContentDigest,
+    ) -> Result<(), String> {
+        let key = content.to_bytes();
+        self.depth(&key)
+            .ok_or("a position has a content that no transaction made")?;
+        let lsn = position.lsn.0;
+        let known = *self.positions.entry(lsn).or_insert((position, key));
+        if known != (position, key) {
+            return Err(format!(
+                "there are two positions, or two contents, {lsn}: {} and {position}",
+                known.0
+            ));
+        }
+        let first = *self.lsns.entry(key).or_insert(lsn);
+        match first == lsn {
+            true => Ok(()),
+            false => Err(format!(
+                "the same content is at {first} and at {lsn}: a transaction was applied twice"
+            )),
+        }
+    }
+
+    /// The primary has lost track of positions it gave: others may take their place.
+    pub(super) fn begin_history(&mut self) {
+        self.gaps += 1;
+        self.positions.clear();
+        self.lsns.clear();
+    }
+
+    /// A program is about to commit.
+    pub(super) fn attempt(
+        &mut self,
+        (machine, careless): (usize, bool),
+        begun: u64,
+        base: ContentDigest,
+        after: ContentDigest,
+    ) -> Result<(), String> {
+        let base = base.to_bytes();
+        let depth = self
+            .depth(&base)
+            .ok_or("a transaction is computed from a content that no transaction made")?;
+        let attempt = Attempt {
+            base,
+            depth: depth + 1,
+            begun,
+            told: Told::Nothing,
+            machine,
+            careless,
+        };
+        self.attempts.insert(after.to_bytes(), attempt);
+        Ok(())
+    }
+
+    /// What the program was told.
+    pub(super) fn tell(&mut self, after: ContentDigest, told: Told) {
+        if let Some(attempt) = self.attempts.get_mut(&after.to_bytes()) {
+            attempt.told = told;
+        }
+    }
+
+    /// A machine lost its power: what its programs did not ask to keep may be gone.
+    pub(super) fn lose_power(&mut self, machine: usize) {
+        self.shown.remove(&machine);
+        for attempt in self.attempts.values_mut() {
+            if attempt.machine == machine && attempt.careless && attempt.told != Told::Refused {
+                attempt.told = Told::Unknown;
+            }
+        }
+    }
+
+    /// How many transactions led to a content.
+    pub(super) fn transactions(&self, content: ContentDigest) -> u32 {
+        self.depth(&content.to_bytes()).unwrap_or(0)
+    }
+
+    /// Everything, once it is over: `last` is what all have now.
+    pub(super) fn check(&self, last: ContentDigest) -> Result<(), String> {
+        let mut chain = Vec::new();
+        let mut key = last.to_bytes();
+        while self.first != Some(key) {
+            let attempt = self
+                .attempts
+                .get(&key)
+                .ok_or("the end has a content that no transaction made")?;
+            chain.push((key, attempt));
+            key = attempt.base;
+        }
+        chain.reverse();
+        let number: BTreeMap<Key, usize> = chain
+            .iter()
+            .zip(1..)
+            .map(|((key, _), n)| (*key, n))
+            .collect();
+        for (key, attempt) in &self.attempts {
+            match (attempt.told, number.get(key)) {
+                (Told::Committed(_), None) => {
+                    return Err(format!(
+                        "transaction {} of machine {} was acknowledged and is lost",
+                        attempt.depth, attempt.machine
+                    ));
+                }
+                (Told::Refused, Some(n)) => {
+                    return Err(format!(
+                        "transaction {n} is there, and its program was told that it is not"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        let is_there = |key: &Key| self.first == Some(*key) || number.contains_key(key);
+        if let Some((_, machine)) = self.followed.iter().find(|(key, _)| !is_there(key)) {
+            return Err(format!(
+                "machine {machine} showed a content that is no part of the history"
+            ));
+        }
+        if let Some(position) = self.positions.values().find(|(_, key)| !is_there(key)) {
+            return Err(format!("position {} is no part of the history", position.0));
+        }
+        // Whoever begins after another one was acknowledged comes after it.
+        let mut newest = 0;
+        for (n, (_, attempt)) in chain.iter().enumerate() {
+            if let Told::Committed(at) = attempt.told
+                && at < newest
+            {
+                return Err(format!(
+                    "transaction {} was acknowledged before one in front of it began",
+                    n + 1
+                ));
+            }
+            newest = newest.max(attempt.begun);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,163 @@
+//! A program that uses a replica.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::actor::End;
+use super::host::SimulatedHost;
+use super::network::SimulatedRemote;
+use super::process::Process;
+use super::program::Program;
+use super::random::Random;
+use super::server::check;
+use super::sqlite::Sqlite;
+use crate::database::host::Host;
+use crate::database::settings::Settings;
+use crate::error::{Error, Result};
+use crate::replica::follower::Replica;
+use crate::replica::writing::Writing;
+
+/// Where a replica lies on its machine.
+pub(super) const PATH: &str = "/replica.db";
+
+/// How often a sync may fail once nothing goes wrong any more.
+const MOST_FAILURES: usize = 60;
+
+/// How far a program has come, whatever becomes of its processes.
+pub(super) struct Task {
+    pub(super) left: u64,
+    /// Whether it was counted as done.
+    pub(super) is_done: bool,
+    pub(super) is_settled: bool,
+    pub(super) random: Random,
+}
+
+/// One process.
+pub(super) fn live(process: &Process, task: &mut Task) -> End {
+    match lived(process, task) {
+        Ok(end) => end,
+        Err(error) => {
+            check_replica(process, "an open", &error);
+            End::Again
+        }
+    }
+}
+
+fn lived(process: &Process, task: &mut Task) -> Result<End> {
+    let path = Path::new(PATH);
+    let host: Arc<dyn Host> = Arc::new(SimulatedHost(process.clone()));
+    let (timeout, write_mode) = process.with(|state| {
+        (
+            Duration::from_secs(state.plan.timeout),
+            state.plan.write_mode,
+        )
+    });
+    let settings = Settings {
+        sync_url: Some("http://primary/app".to_owned()),
+        sync_timeout: Some(timeout),
+        write_mode: Some(write_mode),
+        ..Settings::default()
+    };
+    let store = host.open_store(path)?;
+    let remote = Arc::new(SimulatedRemote::new(process, timeout));
+    let replica = Replica::new(host, path.to_owned(), settings, Some(store))?.with_remote(remote);
+    let replica = Arc::new(replica);
+    replica.make()?;
+    process.note(|| "has made its replica".to_owned());
+    let mut program = Program {
+        process,
+        sqlite: Sqlite::open(process, path, false)?,
+        replica: Some((&replica, Writing::new(Arc::clone(&replica)))),
+        random: &mut task.random,
+    };
+    while task.left > 0 && !process.with(|state| state.is_calm()) {
+        task.left -= 1;
+        if program.random.once_in(15) {
+            return Ok(End::Again);
+        }
+        let done = step(&mut program, &replica);
+        if let Err(error) = &done {
+            check_replica(process, "an operation", error);
+        }
+    }
+    if !std::mem::replace(&mut task.is_done, true) {
+        process.with(|state| state.busy -= 1);
+    }
+    settle(process, &replica, &mut program, &mut task.is_settled);
+    Ok(End::Done)
+}
+
+fn step(program: &mut Program<'_>, replica: &Replica) -> Result<()> {
+    match program.random.below(10) {
+        0..5 => program.write(),
+        5 | 6 => program.read().map(drop),
+        7 => sync(program.process, replica),
+        8 => program.sqlite.copy(),
+        _ => {
+            let time = program.random.below(1_500_000);
+            program.process.sleep(Duration::from_micros(time))
+        }
+    }
+}
+
+fn sync(process: &Process, replica: &Replica) -> Result<()> {
+    let report = replica.sync()?;
+    process.note(|| format!("has synced from {} to {}", report.from, report.to));
+    if let Some(recorded) = replica.recorded_state()? {
+        let placed = process.with(|state| state.ledger.place(recorded.position, recorded.content));
+        if let Err(reason) = placed {
+            process.fail(reason);
+        }
+    }
+    Ok(())
+}
+
+/// Nothing goes wrong any more: waits for the others, and holds what the primary has.
+fn settle(process: &Process, replica: &Replica, program: &mut Program<'_>, is_settled: &mut bool) {
+    while !process.with(|state| state.is_calm()) {
+        pause(process);
+    }
+    surely(process, "a sync", || sync(process, replica));
+    if !std::mem::replace(is_settled, true) {
+        process.with(|state| state.unsettled -= 1);
+    }
+    while !process.with(|state| state.unsettled == 0 && state.network.is_quiet()) {
+        pause(process);
+    }
+    surely(process, "the last sync", || sync(process, replica));
+    surely(process, "the last read", || {
+        let digest = program.read()?.digest();
+        process.with(|state| state.last.push((process.machine_number(), digest)));
+        Ok(())
+    });
+    process.with(|state| state.programs -= 1);
+}
+
+fn pause(process: &Process) {
+    // Dead or alive: the next step tells.
+    let _ = process.sleep(Duration::from_millis(50));
+}
+
+pub(super) fn surely(process: &Process, what: &str, mut work: impl FnMut() -> Result<()>) {
+    for _ in 0..MOST_FAILURES {
+        match work() {
+            Ok(()) => return,
+            Err(error) => check_replica(process, what, &error),
+        }
+        let _ = process.sleep(Duration::from_millis(500));
+    }
+    process.fail(format!(
+        "{what} does not succeed though nothing goes wrong any more"
+    ));
+}
+
+/// Errors that only a bug makes.
+fn check_replica(process: &Process, what: &str, error: &Error) {
+    check(process, what, error);
+    if let Error::Misuse(_) | Error::ReadOnly(_) | Error::CannotOpen(_) | Error::NotADatabase(_) =
+        error
+    {
+        process.fail(format!("{what}: {error}"));
+    }
+}
