@@ -12,7 +12,7 @@ use libsqlite3_sys as sqlite;
 
 pub use self::define::{Callable, define};
 use crate::error::{Error, Result};
-use crate::{functions, last_error, vfs};
+use crate::{functions, last_error, logging, vfs};
 
 /// What a serving connection without a busy timeout gets.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -302,28 +302,16 @@ pub fn empty_cursor() -> sqlite_loadable::ext::sqlite3_vtab_cursor {
     unsafe { std::mem::zeroed() }
 }
 
-/// Sends `log` records to the host's error log, whose callback the host may have set.
-struct HostLog;
-
-impl log::Log for HostLog {
-    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Warn && metadata.target() == "replica"
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let code = match record.level() {
-            log::Level::Error => sqlite::SQLITE_ERROR,
-            _ => sqlite::SQLITE_WARNING,
-        };
-        let text = CString::new(format!("replica: {}", record.args())).unwrap_or_default();
-        // SAFETY: the format takes one string.
-        unsafe { sqlite::sqlite3_log(code, c"%s".as_ptr(), text.as_ptr()) };
-    }
-
-    fn flush(&self) {}
+/// Hands a log record to the host's error log.
+fn to_host_log(level: log::Level, text: &str) {
+    let code = match level {
+        log::Level::Error => sqlite::SQLITE_ERROR,
+        log::Level::Warn => sqlite::SQLITE_WARNING,
+        _ => sqlite::SQLITE_NOTICE,
+    };
+    let text = CString::new(text).unwrap_or_default();
+    // SAFETY: the format takes one string.
+    unsafe { sqlite::sqlite3_log(code, c"%s".as_ptr(), text.as_ptr()) };
 }
 
 /// Loads the extension: registers the VFS, and the functions on this and all later connections.
@@ -363,9 +351,8 @@ unsafe fn load(db: *mut sqlite::sqlite3, api: *mut sqlite::sqlite3_api_routines)
     }
     static LOG: Once = Once::new();
     LOG.call_once(|| {
-        // Fails only when a logger is set already, which then serves us too.
-        if log::set_boxed_logger(Box::new(HostLog)).is_ok() {
-            log::set_max_level(log::LevelFilter::Info);
+        if let Err(error) = logging::start(to_host_log) {
+            last_error::note(&error);
         }
     });
     vfs::register::register()?;

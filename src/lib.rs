@@ -12,6 +12,7 @@ pub mod error;
 pub mod ffi;
 pub mod functions;
 pub mod last_error;
+pub mod logging;
 pub mod page;
 mod planted;
 pub mod position;

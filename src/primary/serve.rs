@@ -162,6 +162,7 @@ fn add(
         _worker: worker,
         process: process::id(),
     };
+    log::info!(target: "replica", "{}: served at {url}", path.display());
     serving.databases.insert(path, Arc::new(served));
     Ok(Serving {
         url,
@@ -318,6 +319,7 @@ fn end((served, server): Stopped) {
         std::mem::forget((served, server));
         return;
     }
+    log::info!(target: "replica", "{}: served no longer", served.primary.path().display());
     // Before the server: it waits for answers, and they wait for statements.
     served.streams.end(LAST_ANSWERS);
     drop(server);

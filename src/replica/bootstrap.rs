@@ -121,6 +121,15 @@ fn fill(replica: &Replica) -> Result<()> {
         .progress
         .lock()
         .exchanged(&conversation.traffic, head.position, replica.host().now());
+    log::info!(
+        target: "replica",
+        "{}: made from {}: {} pages at {}, {} bytes received",
+        replica.path().display(),
+        remote.url(),
+        head.database_size,
+        head.position,
+        conversation.traffic.received
+    );
     complete(replica, &head, first)
 }
 

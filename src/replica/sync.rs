@@ -114,7 +114,7 @@ impl Replica {
             progress.condition = Condition::Known;
         }
         self.checkpoint_if_grown()?;
-        Ok(Report {
+        let report = Report {
             from: from.to_string(),
             to: state.position.to_string(),
             transactions: state.position.lsn.0.saturating_sub(from.lsn.0),
@@ -122,7 +122,19 @@ impl Replica {
             bytes_received: traffic.received,
             bytes_sent: traffic.sent,
             milliseconds: begun.elapsed().as_secs_f64() * 1000.0,
-        })
+        };
+        log::debug!(
+            target: "replica",
+            "{}: synced with {}: at {}, {} transactions and {} pages further, {} bytes received, {:.1} ms",
+            self.path().display(),
+            remote.url(),
+            report.to,
+            report.transactions,
+            report.pages,
+            report.bytes_received,
+            report.milliseconds
+        );
+        Ok(report)
     }
 
     fn advance(
