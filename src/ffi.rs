@@ -280,6 +280,19 @@ pub fn has_default_action(signal: c_int) -> bool {
     }
 }
 
+/// How many descriptors this process may have open; `None` where the system does not tell.
+pub fn descriptor_limit() -> Option<usize> {
+    let mut limit = std::mem::MaybeUninit::<libc::rlimit>::zeroed();
+    // SAFETY: asks only; the structure is plain data, for which zero is valid.
+    let limit = unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) != 0 {
+            return None;
+        }
+        limit.assume_init()
+    };
+    Some(usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX))
+}
+
 /// The connection that calls a function of ours.
 pub fn calling_connection(context: *mut sqlite_loadable::ext::sqlite3_context) -> HostConnection {
     connection(sqlite_loadable::api::context_db_handle(context))

@@ -12,6 +12,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
 use super::checkpointer::Checkpointer;
+use super::commits::Commits;
+use super::followers::Followers;
 use super::push::{PATIENCE, Pusher};
 use super::ring::Ring;
 use super::server::Service;
@@ -42,6 +44,7 @@ pub struct Primary {
     checkpointer: Mutex<Checkpointer>,
     pusher: Mutex<Pusher>,
     turns: Arc<Turns>,
+    followers: Arc<Followers>,
     ring: Arc<Mutex<Ring>>,
     readers: Mutex<Vec<Reader>>,
     /// Runs of the capture for requests: how many began, and the newest that came to an end.
@@ -58,12 +61,18 @@ struct Reader {
 }
 
 impl Primary {
-    /// Begins to capture the database at `path`.
-    pub fn begin(host: Arc<dyn Host>, path: &std::path::Path) -> Result<Self> {
+    /// Begins to capture the database at `path`, whose connections here tell of their `commits`.
+    pub fn begin(
+        host: Arc<dyn Host>,
+        path: &std::path::Path,
+        commits: Arc<Commits>,
+    ) -> Result<Self> {
         let capture = Capture::begin(Arc::clone(&host), path)?;
         let checkpointer = Checkpointer::open(Arc::clone(&host), path)?;
         let pusher = Pusher::open(Arc::clone(&host), path)?;
         let clock = host.clock();
+        let newest = capture.newest();
+        let followers = Arc::new(Followers { commits, newest });
         Ok(Self {
             host,
             path: path.to_owned(),
@@ -72,6 +81,7 @@ impl Primary {
             checkpointer: Mutex::new(checkpointer),
             pusher: Mutex::new(pusher),
             turns: Turns::new(clock),
+            followers,
             readers: Mutex::default(),
             begun_runs: AtomicU64::new(0),
             finished_run: AtomicU64::new(0),
@@ -98,6 +108,12 @@ impl Primary {
     pub fn capture_and_checkpoint(&self) -> Result<Duration> {
         self.give_back(self.turns.take_expired());
         self.checkpointer.lock().run(&self.capture)
+    }
+
+    /// Captures what was committed since, which wakes those who wait for it.
+    pub fn capture_new(&self) -> Result<()> {
+        MutexGuard::unlock_fair(self.captured()?);
+        Ok(())
     }
 
     fn take_reader(&self) -> Result<Reader> {
@@ -330,6 +346,10 @@ impl Service for Primary {
 
     fn turns(&self) -> Arc<Turns> {
         Arc::clone(&self.turns)
+    }
+
+    fn followers(&self) -> Arc<Followers> {
+        Arc::clone(&self.followers)
     }
 
     fn scratch(&self) -> Result<Box<dyn Spool>> {

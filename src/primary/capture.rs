@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::history;
 use super::images;
+use super::newest::Newest;
 use super::resume::{record, resume};
 use super::ring::Ring;
 use crate::database::clock::Stopwatch;
@@ -64,6 +65,8 @@ pub struct Capture {
     state: State,
     /// Pages as they were before recent transactions.
     ring: Arc<Mutex<Ring>>,
+    /// The newest state, for whoever waits for it.
+    newest: Arc<Newest>,
     /// Whether the store holds the newest transactions only as far as the system has kept them.
     unsynced: bool,
     _lock_file: ProcessLock,
@@ -95,6 +98,7 @@ impl Capture {
                 return Err(error);
             }
         };
+        let newest = Newest::new(head_of(database, &state), host.clock());
         let mut capture = Self {
             host,
             path: path.to_owned(),
@@ -105,6 +109,7 @@ impl Capture {
             database,
             state,
             ring: Arc::default(),
+            newest: Arc::new(newest),
             unsynced: false,
             _lock_file: lock_file,
         };
@@ -122,15 +127,14 @@ impl Capture {
         Arc::clone(&self.ring)
     }
 
+    /// The newest state as it changes, for whoever waits for it.
+    pub fn newest(&self) -> Arc<Newest> {
+        Arc::clone(&self.newest)
+    }
+
     /// A state as it is told to replicas.
     pub fn head(&self, state: &State) -> Head {
-        Head {
-            database: self.database,
-            position: state.position,
-            page_size: state.page_size,
-            database_size: state.database_size,
-            content: state.content,
-        }
+        head_of(self.database, state)
     }
 
     /// Captures every commit made before the call. Afterwards the store holds them durably.
@@ -278,6 +282,7 @@ impl Capture {
             Ok(state) => {
                 (self.state, self.captured) = (state, *now);
                 self.unsynced = durable == Durable::Log;
+                self.newest.set(self.head(&self.state));
                 Ok(Captured::All)
             }
             Err(Error::Busy(reason)) if reason == BROKEN => Ok(Captured::Broken(from)),
@@ -314,6 +319,7 @@ impl Capture {
         self.captured = *self.lock.header();
         // It may count from the start again.
         self.ring.lock().clear();
+        self.newest.set(self.head(&self.state));
         Ok(())
     }
 }
@@ -331,6 +337,16 @@ impl Drop for Capture {
         if let Err(error) = unchanged::remember(host, handle, store, &self.path) {
             log::debug!(target: "replica", "{}: {error}", self.path.display());
         }
+    }
+}
+
+fn head_of(database: DatabaseId, state: &State) -> Head {
+    Head {
+        database,
+        position: state.position,
+        page_size: state.page_size,
+        database_size: state.database_size,
+        content: state.content,
     }
 }
 

@@ -4,9 +4,12 @@
 pub mod answer;
 pub mod capture;
 mod checkpointer;
+pub mod commits;
+pub mod followers;
 pub mod history;
 pub mod hrana;
 mod images;
+pub mod newest;
 pub mod push;
 mod resume;
 mod ring;

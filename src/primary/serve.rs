@@ -1,5 +1,7 @@
 //! What this process serves: databases by path, servers by address.
 
+mod opened;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
@@ -14,10 +16,12 @@ use crossbeam_channel::RecvTimeoutError;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+pub use self::opened::Opened;
+use self::opened::Openings;
 use super::answer::Primary;
 use super::hrana::Streams;
 use super::server::tls::Tls;
-use super::server::{self, Database, Listening, Server, address};
+use super::server::{self, Database, Listening, Server, address, limit};
 use super::signals::EndSignals;
 use super::tokens::Tokens;
 use super::worker::Worker;
@@ -97,8 +101,8 @@ pub struct Served {
 struct Registry {
     databases: HashMap<PathBuf, Arc<Served>>,
     servers: HashMap<SocketAddr, Server>,
-    /// How many connections of the host have a database open.
-    opened: HashMap<PathBuf, usize>,
+    /// The connections of the host that have a database open.
+    opened: HashMap<PathBuf, Openings>,
 }
 
 static SERVING: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
@@ -216,7 +220,8 @@ fn check_reach(
 type Begun = (Arc<Primary>, Arc<Tokens>);
 
 fn begin(host: &Arc<dyn Host>, path: &Path) -> Result<Begun> {
-    let primary = Primary::begin(Arc::clone(host), path)?;
+    let commits = SERVING.lock().commits(path);
+    let primary = Primary::begin(Arc::clone(host), path, commits)?;
     let tokens = Tokens::open(Arc::clone(host), path)?;
     Ok((Arc::new(primary), Arc::new(tokens)))
 }
@@ -234,7 +239,9 @@ impl Registry {
             }
             return Ok(listening.clone());
         }
-        let connections = options.connections.map_or(server::CONNECTIONS, Into::into);
+        let connections = options
+            .connections
+            .map_or_else(limit::connections, Into::into);
         let server = Server::start(Listening {
             address,
             tls,
@@ -263,17 +270,6 @@ impl Registry {
         }
         let server = self.stop_if_idle(served.address);
         Some((served, server))
-    }
-
-    /// A connection has closed a database: without another one it is served no longer.
-    fn closed(&mut self, path: &Path) -> Option<Stopped> {
-        let opened = self.opened.get_mut(path)?;
-        *opened -= 1;
-        if *opened > 0 {
-            return None;
-        }
-        self.opened.remove(path);
-        self.take_out(path)
     }
 
     /// Takes the server out when it serves nothing any more; the caller ends it.
@@ -327,32 +323,6 @@ fn end((served, server): Stopped) {
     drop(served);
     if closed.recv_timeout(LAST_ANSWERS) == Err(RecvTimeoutError::Timeout) {
         log::warn!(target: "replica", "an answer is still under way; it closes the database");
-    }
-}
-
-/// A connection of the host that has a database open, until dropped: after the file was closed.
-///
-/// A database is served for as long as some connection of the process has it open. SQLite removes
-/// the log when the last connection closes it, which no program should have to prepare for; with
-/// the files of the capture open it would stay, and be taken for the log of whatever file is put
-/// in this one's place.
-pub struct Opened(PathBuf);
-
-impl Opened {
-    /// Counts a connection that is about to open the database at `path`.
-    pub fn new(path: &Path) -> Self {
-        let mut serving = SERVING.lock();
-        *serving.opened.entry(path.to_owned()).or_default() += 1;
-        Self(path.to_owned())
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        let stopped = SERVING.lock().closed(&self.0);
-        if let Some(stopped) = stopped {
-            end(stopped);
-        }
     }
 }
 

@@ -9,7 +9,9 @@ mod connection;
 #[cfg(test)]
 mod fake;
 mod hrana;
+pub mod limit;
 mod places;
+mod poll;
 mod rate;
 mod routes;
 #[cfg(test)]
@@ -33,15 +35,12 @@ use self::places::Places;
 pub use self::rate::Key;
 use self::routes::Shared;
 use self::tls::Tls;
+use super::followers::Followers;
 use super::turns::{Turn, Turns};
 use crate::database::host::Spool;
 use crate::error::{Error, Result};
 use crate::primary::hrana::Streams;
 use crate::wire::{Head, PushResponse, Request, Response};
-
-/// Open connections, unless the options say otherwise: half the descriptors that a process
-/// usually may have. They are not all ours to use up.
-pub const CONNECTIONS: usize = 512;
 
 /// Requests of one bearer or address in a second, unless the options say otherwise.
 pub const REQUESTS_PER_SECOND: u32 = 10_000;
@@ -66,6 +65,8 @@ pub trait Service: Send + Sync + 'static {
     fn push(&self, push: &mut dyn Read, turn: Turn) -> Result<PushResponse>;
     /// Whose turn it is to write.
     fn turns(&self) -> Arc<Turns>;
+    /// Who follows.
+    fn followers(&self) -> Arc<Followers>;
     /// Room for a push that is too long for memory: a file that is gone when it is dropped.
     fn scratch(&self) -> Result<Box<dyn Spool>>;
     /// The newest durable state. May block.
@@ -173,6 +174,8 @@ impl Drop for Server {
             std::mem::forget(runtime);
             return;
         }
+        // Whoever waits for something new is told first: the rest is quick.
+        self.shared.clear();
         self.stop.send_replace(true);
         if !may_wait() {
             runtime.shutdown_background();

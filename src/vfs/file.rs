@@ -519,6 +519,9 @@ impl OpenFile {
         };
         let ended = main.ends_write(mask, flags);
         main.note_slots(mask, flags);
+        if ended {
+            main.written();
+        }
         if ended && let Some(writing) = main.writing() {
             writing.lock().ended();
             main.disclaim_connection();

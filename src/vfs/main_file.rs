@@ -619,6 +619,13 @@ impl MainFile {
         flags & sqlite::SQLITE_SHM_UNLOCK != 0 && self.exclusive & mask & WRITE_SLOT != 0
     }
 
+    /// A connection of the host gave the write lock back: what it wrote can be seen.
+    pub fn written(&self) {
+        if let Some(opened) = &self.opened {
+            opened.written();
+        }
+    }
+
     /// Notes slots that were locked or unlocked.
     pub fn note_slots(&mut self, mask: u8, flags: c_int) {
         let held = if flags & sqlite::SQLITE_SHM_EXCLUSIVE != 0 {

@@ -113,6 +113,8 @@ impl Stream {
                 (pipeline::lines(baton.clone(), &entries), baton)
             }
         };
+        // They are no connections of the host, which tell by themselves.
+        self.shared.primary.followers().commits.tell();
         let body =
             written.map_err(|error| hrana::Error::new("INTERNAL_ERROR", format!("JSON: {error}")));
         (body, baton)

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::places::Visit;
 use super::rate::Key;
-use super::routes::{Entry, Refusal, Shared, blocking};
+use super::routes::{Answer, Entry, Refusal, Shared, blocking};
 use crate::database::tokens::Scope;
 use crate::error::Result;
 
@@ -132,7 +132,7 @@ async fn decide(
     asked: &Asked,
     visit: Option<&Visit>,
     headers: &HeaderMap,
-) -> std::result::Result<(Option<Key>, Scope), Refusal> {
+) -> Answer<(Option<Key>, Scope)> {
     let database = asked.database.upgrade();
     let admission = admission(shared, database.as_ref(), bearer(headers)).await?;
     let address = visit.map(|visit| Key::address(visit.address()));
@@ -164,6 +164,17 @@ async fn decide(
     }
 }
 
+/// Whether a request is still let in that has waited: its token may have been withdrawn meanwhile.
+pub(super) async fn again(asked: &Asked, headers: &HeaderMap) -> Answer<()> {
+    let Some(entry) = asked.database.upgrade() else {
+        return Err(Refusal::gone());
+    };
+    match admission_to(&entry, bearer(headers)).await? {
+        Admission::Refused(reason) => Err(Refusal::unauthorized(reason)),
+        _ => Ok(()),
+    }
+}
+
 /// The scope a request needs.
 fn needed(asked: &Asked) -> Scope {
     match asked.request.as_deref() {
@@ -187,6 +198,10 @@ async fn admission(
             false => Admission::Anyone,
         });
     };
+    admission_to(entry, token).await
+}
+
+async fn admission_to(entry: &Arc<Entry>, token: Option<&str>) -> Result<Admission> {
     current(vec![entry.clone()]).await?;
     Ok(match token {
         _ if !entry.gate.needs_token() => Admission::Anyone,

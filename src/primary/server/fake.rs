@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::super::commits::Commits;
+use super::super::followers::Followers;
+use super::super::newest::Newest;
 use super::super::turns::{Turn, Turns};
 use super::admission::{Admission, Gate, NOT_KNOWN};
 use super::{Database, REQUESTS_PER_SECOND, Service};
+use crate::database::clock::SystemClock;
 use crate::database::host::Spool;
 use crate::database::tokens::Scope;
 use crate::error::{Error, Result};
@@ -19,6 +23,28 @@ use crate::wire::{Head, Page, PageData, PushReader, PushResponse, Request, Respo
 /// A database of 300 pages that are all alike.
 pub(super) struct Fake {
     pub(super) delay: Duration,
+    pub(super) followers: Arc<Followers>,
+}
+
+impl Fake {
+    /// One that answers at once.
+    pub(super) fn new() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            followers: followers(),
+        }
+    }
+}
+
+fn clock() -> Arc<SystemClock> {
+    Arc::new(SystemClock::new())
+}
+
+fn followers() -> Arc<Followers> {
+    Arc::new(Followers {
+        commits: Commits::new(),
+        newest: Arc::new(Newest::new(head(), clock())),
+    })
 }
 
 pub(super) const PAGES: u32 = 300;
@@ -96,9 +122,11 @@ impl Service for Fake {
     }
 
     fn turns(&self) -> Arc<Turns> {
-        Turns::new(std::sync::Arc::new(
-            crate::database::clock::SystemClock::new(),
-        ))
+        Turns::new(clock())
+    }
+
+    fn followers(&self) -> Arc<Followers> {
+        Arc::clone(&self.followers)
     }
 
     fn scratch(&self) -> Result<Box<dyn Spool>> {
@@ -123,9 +151,11 @@ impl Service for Failing {
     }
 
     fn turns(&self) -> Arc<Turns> {
-        Turns::new(std::sync::Arc::new(
-            crate::database::clock::SystemClock::new(),
-        ))
+        Turns::new(clock())
+    }
+
+    fn followers(&self) -> Arc<Followers> {
+        followers()
     }
 
     fn scratch(&self) -> Result<Box<dyn Spool>> {

@@ -33,6 +33,8 @@ pub(super) struct Visit {
     last: AtomicU64,
     /// Whether an answer is being made.
     busy: AtomicBool,
+    /// Whether a request waits for something new.
+    waiting: AtomicBool,
     close: Notify,
     closing: AtomicBool,
     /// Whether the other side has ended it.
@@ -46,6 +48,9 @@ pub(super) struct Place(pub(super) Arc<Visit>);
 /// Keeps a visit from being ended.
 pub(super) struct Busy<'a>(&'a Visit);
 
+/// Keeps a visit from being ended before one that waits for nothing.
+pub(super) struct Waiting<'a>(&'a Visit);
+
 impl Places {
     pub(super) fn new(most: usize) -> Self {
         Self {
@@ -57,7 +62,8 @@ impl Places {
     }
 
     /// A place for a new connection. Where there is none an idle one is ended: first those that
-    /// never made a request that was let in, the oldest first. `None` when all are being answered.
+    /// never made a request that was let in, the oldest first; those that wait for something new
+    /// last. `None` when all are being answered.
     pub(super) async fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let deadline = Instant::now() + LEAVING;
         loop {
@@ -81,6 +87,7 @@ impl Places {
             address,
             last: AtomicU64::new(0),
             busy: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
             close: Notify::new(),
             closing: AtomicBool::new(false),
             gone: Gone::default(),
@@ -97,7 +104,7 @@ impl Places {
             return true;
         }
         let idle = visits.values().filter(|visit| !visit.is_busy());
-        match idle.min_by_key(|visit| (visit.last.load(Ordering::Relaxed), visit.number)) {
+        match idle.min_by_key(|visit| visit.worth()) {
             Some(visit) => {
                 visit.closing.store(true, Ordering::Relaxed);
                 visit.close.notify_one();
@@ -139,6 +146,18 @@ impl Visit {
         Arc::clone(&self.gone)
     }
 
+    /// Notes that it waits for something new.
+    pub(super) fn waiting(&self) -> Waiting<'_> {
+        self.waiting.store(true, Ordering::Relaxed);
+        Waiting(self)
+    }
+
+    /// Whoever has the least makes place first.
+    fn worth(&self) -> (bool, u64, u64) {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        (waiting, self.last.load(Ordering::Relaxed), self.number)
+    }
+
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed)
     }
@@ -151,6 +170,12 @@ impl Visit {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.busy.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.store(false, Ordering::Relaxed);
     }
 }
 
@@ -187,6 +212,10 @@ mod tests {
         proved.0.admitted();
         assert!(places.end_one() && first.0.is_closing() && !second.0.is_closing());
         drop(first);
+        let waiting = second.0.waiting();
+        assert!(proved.0.worth() < second.0.worth());
+        drop(waiting);
+        assert!(proved.0.worth() > second.0.worth());
         let third = places.enter(address).await.unwrap();
         let busy = second.0.busy();
         assert!(places.end_one() && third.0.is_closing() && !proved.0.is_closing());

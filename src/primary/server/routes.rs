@@ -14,16 +14,17 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use parking_lot::RwLock;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::super::turns::Turn;
 use super::admission::{self, Asked, Gate};
 use super::answers::{Answers, Held};
 use super::arrival::{self, REQUEST_BYTES};
-use super::hrana;
 use super::places::Visit;
 use super::rate::{Key, Rate};
 use super::{Database, REQUESTS_PER_SECOND, Service};
+use super::{hrana, poll};
 use crate::database::fork;
 use crate::error::{Error, Result};
 use crate::primary::hrana::Streams;
@@ -48,10 +49,19 @@ pub(super) struct Shared {
 pub(super) struct Entry {
     /// Tells it from all others there ever were: two databases may number their tokens alike.
     pub(super) number: u64,
-    service: Arc<dyn Service>,
+    pub(super) service: Arc<dyn Service>,
     pub(super) streams: Option<Arc<Streams>>,
     pub(super) gate: Arc<dyn Gate>,
     pub(super) rate: Rate,
+    /// Whether it is served no longer.
+    pub(super) ended: watch::Sender<bool>,
+}
+
+impl Entry {
+    /// Whoever waits for something new is told that there will be nothing.
+    fn end(&self) {
+        self.ended.send_replace(true);
+    }
 }
 
 impl Shared {
@@ -76,6 +86,7 @@ impl Shared {
                     streams: database.streams,
                     gate: database.gate,
                     rate: Rate::new(database.requests_per_second),
+                    ended: watch::Sender::new(false),
                 }));
                 Ok(())
             }
@@ -83,7 +94,14 @@ impl Shared {
     }
 
     pub(super) fn remove(&self, name: &str) -> bool {
-        self.databases.write().remove(name).is_some()
+        let removed = self.databases.write().remove(name);
+        removed.inspect(|entry| entry.end()).is_some()
+    }
+
+    /// Nothing is served any more.
+    pub(super) fn clear(&self) {
+        let removed = std::mem::take(&mut *self.databases.write());
+        removed.values().for_each(|entry| entry.end());
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -247,12 +265,18 @@ async fn request(
         return push(shared, asked, visit, body).await;
     }
     let body = arrival::short(body, REQUEST_BYTES).await?;
-    let _busy = visit.busy();
     let request = Request::decode(&mut &body[..])?;
     if request.name() != name {
         let sentence = format!("a '{}' request at '{name}'", request.name());
         return Err(Error::Protocol(sentence).into());
     }
+    drop(body);
+    if let Request::Pull(pull) = &request
+        && poll::wait(&asked, &visit, pull).await?
+    {
+        admission::again(&asked, &headers).await?;
+    }
+    let _busy = visit.busy();
     let turn = match &request {
         Request::Begin(begin) => {
             let mut turn = turn(&asked, begin.lease).await?;

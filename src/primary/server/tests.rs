@@ -14,12 +14,10 @@ use crate::remote::{self, Access, Remote};
 use crate::wire::{HashesRequest, PagesRequest, PeerId, PullRequest};
 
 fn fake() -> Fake {
-    Fake {
-        delay: Duration::ZERO,
-    }
+    Fake::new()
 }
 
-fn start_with(address: &str, connections: usize) -> Result<Server> {
+pub(super) fn start_with(address: &str, connections: usize) -> Result<Server> {
     Server::start(Listening {
         address: address::parse(address)?,
         tls: None,
@@ -27,8 +25,8 @@ fn start_with(address: &str, connections: usize) -> Result<Server> {
     })
 }
 
-fn start(address: &str) -> Result<Server> {
-    start_with(address, CONNECTIONS)
+pub(super) fn start(address: &str) -> Result<Server> {
+    start_with(address, 512)
 }
 
 fn serving() -> (Server, Box<dyn Remote>) {
@@ -38,7 +36,7 @@ fn serving() -> (Server, Box<dyn Remote>) {
     (server, remote)
 }
 
-fn remote_of(address: SocketAddr, path: &str) -> Box<dyn Remote> {
+pub(super) fn remote_of(address: SocketAddr, path: &str) -> Box<dyn Remote> {
     let access = Access {
         token: None,
         timeout: Duration::from_secs(5),
@@ -351,6 +349,7 @@ fn stopping_does_not_wait_for_a_slow_answer() {
             "app",
             open(Fake {
                 delay: Duration::from_secs(3),
+                ..fake()
             }),
         )
         .unwrap();
