@@ -1,0 +1,269 @@
+//! Pulls that wait on the primary, and what wakes them.
+
+use std::time::{Duration, Instant};
+
+use harness::{Files, Follower, Hrana, News, Primary, Shell};
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A generous bound for what takes some milliseconds, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A follower that has everything.
+#[track_caller]
+fn follower(primary: &Primary, number: u64) -> Follower {
+    let mut follower = Follower::of(primary.url(), number);
+    assert_eq!(follower.pull(Duration::ZERO), News::Something);
+    follower
+}
+
+/// How long after `commit` returned a waiting follower was answered, sorted.
+#[track_caller]
+fn delays(what: &str, follower: &mut Follower, mut commit: impl FnMut(usize)) {
+    let mut delays = Vec::new();
+    for round in 0..30 {
+        follower.ask(LONG);
+        std::thread::sleep(Duration::from_millis(20));
+        let lsn = follower.lsn();
+        let begun = Instant::now();
+        commit(round);
+        let committed = begun.elapsed();
+        assert_eq!(follower.answer(), News::Something, "{what}, round {round}");
+        delays.push(begun.elapsed().saturating_sub(committed));
+        assert!(follower.lsn() > lsn);
+    }
+    delays.sort();
+    println!(
+        "{what}: answered {:?} after the commit returned (median of 30; {:?} to {:?})",
+        delays[15], delays[0], delays[29]
+    );
+    assert!(delays[29] < SOON, "{what}: {delays:?}");
+}
+
+#[test]
+fn commits_of_the_serving_connection_wake_a_waiting_pull() {
+    let files = Files::new();
+    let mut primary = files.primary();
+    let mut follower = follower(&primary, 1);
+    delays("the serving connection", &mut follower, |round| {
+        primary.sql(&format!(
+            "UPDATE note SET text = 'round {round}' WHERE id = 7"
+        ));
+    });
+}
+
+#[test]
+fn commits_of_plain_sqlite_in_another_process_wake_a_waiting_pull() {
+    let files = Files::new();
+    let primary = files.primary();
+    let mut follower = follower(&primary, 1);
+    let plain = rusqlite::Connection::open(&files.app).expect("open");
+    delays("plain SQLite in another process", &mut follower, |round| {
+        plain
+            .execute("UPDATE note SET text = ?1 WHERE id = 7", [round])
+            .expect("update");
+    });
+    drop(plain);
+}
+
+#[test]
+fn commits_of_a_replica_wake_a_waiting_pull() {
+    let files = Files::new();
+    let primary = files.primary();
+    let mut replica = files.replica(primary.url());
+    let mut follower = follower(&primary, 1);
+    delays("a replica", &mut follower, |round| {
+        replica.sql(&format!(
+            "UPDATE note SET text = 'round {round}' WHERE id = 7"
+        ));
+    });
+}
+
+#[test]
+fn commits_of_sql_over_http_wake_a_waiting_pull() {
+    let files = Files::new();
+    let primary = files.primary();
+    let mut follower = follower(&primary, 1);
+    let hrana = Hrana::to(primary.url());
+    delays("SQL over HTTP", &mut follower, |round| {
+        let sql = format!("UPDATE note SET text = 'round {round}' WHERE id = 7");
+        hrana.execute(&sql);
+    });
+}
+
+#[test]
+fn a_wait_ends_in_time() {
+    let files = Files::new();
+    let primary = files.primary();
+    let mut follower = follower(&primary, 1);
+    for milliseconds in [0, 50, 700] {
+        let wait = Duration::from_millis(milliseconds);
+        let begun = Instant::now();
+        assert_eq!(follower.pull(wait), News::Nothing);
+        let took = begun.elapsed();
+        println!("a wait of {wait:?} took {took:?}");
+        assert!(took >= wait && took < wait + SOON, "{took:?}");
+    }
+    // What was committed by nobody that tells, before it is asked.
+    let plain = rusqlite::Connection::open(&files.app).expect("open");
+    plain
+        .execute("UPDATE note SET text = 'new' WHERE id = 7", [])
+        .expect("update");
+    let begun = Instant::now();
+    assert_eq!(follower.pull(LONG), News::Something);
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn who_waits_is_told_when_the_serving_stops() {
+    let files = Files::new();
+    let mut primary = files.primary();
+    let mut followers: Vec<_> = (1..=10).map(|number| follower(&primary, number)).collect();
+    followers.iter_mut().for_each(|follower| follower.ask(LONG));
+    std::thread::sleep(Duration::from_millis(100));
+    let begun = Instant::now();
+    primary.sql("SELECT replica_stop()");
+    let stopped = begun.elapsed();
+    for follower in &mut followers {
+        assert_eq!(follower.answer(), News::Refused(503));
+    }
+    println!(
+        "replica_stop() took {stopped:?}, all were told after {:?}",
+        begun.elapsed()
+    );
+    assert!(stopped < Duration::from_secs(5), "{stopped:?}");
+    primary.sql("UPDATE note SET text = 'alone' WHERE id = 7");
+}
+
+/// CPU time in seconds and resident memory in KiB of a process.
+fn usage(pid: u32) -> (f64, u64) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("stat");
+    let fields: Vec<_> = stat.rsplit_once(')').expect("stat").1.split(' ').collect();
+    let ticks: f64 = [12, 13]
+        .iter()
+        .map(|at| fields[*at].parse::<f64>().expect("ticks"))
+        .sum();
+    // SAFETY: asks for a constant of the system.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("status");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.and_then(|line| line.trim().split(' ').next());
+    (
+        ticks / per_second,
+        resident.expect("VmRSS").parse().expect("KiB"),
+    )
+}
+
+/// As many followers as asked for, or as the descriptors of this process allow. Its children have the same limit.
+fn many(wanted: usize) -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the structure lives across both calls.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
+        limit.rlim_cur = limit.rlim_max.min(8192);
+        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
+    }
+    let descriptors = usize::try_from(limit.rlim_cur).expect("a limit");
+    wanted.min(descriptors.saturating_sub(600))
+}
+
+#[test]
+fn a_thousand_wait_at_next_to_no_cost_and_one_commit_wakes_all() {
+    let count = many(1000);
+    let files = Files::new();
+    let mut primary = files.primary();
+    let pid = primary.shell().process().pid();
+    let idle = |seconds: f64| {
+        let before = usage(pid).0;
+        std::thread::sleep(Duration::from_secs_f64(seconds));
+        (usage(pid).0 - before) / seconds * 100.0
+    };
+    let first = follower(&primary, 1);
+    let (_, memory) = usage(pid);
+    println!("nobody waits: {:.2} % of a core, {memory} KiB", idle(3.0));
+    let mut followers: Vec<_> = (0..count as u64)
+        .map(|number| {
+            let mut follower = Follower::of(primary.url(), 100 + number);
+            follower.catch_up(&first);
+            follower.ask(LONG);
+            follower
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    let percent = idle(5.0);
+    let (_, waiting) = usage(pid);
+    println!(
+        "{count} wait: {percent:.2} % of a core, {waiting} KiB, {:.1} KiB each",
+        (waiting.saturating_sub(memory)) as f64 / count as f64
+    );
+    let before = usage(pid).0;
+    let begun = Instant::now();
+    primary.sql("UPDATE note SET text = 'for all' WHERE id = 7");
+    assert_eq!(followers[0].answer(), News::Something);
+    let first_answer = begun.elapsed();
+    for follower in &mut followers[1..] {
+        assert_eq!(follower.answer(), News::Something);
+    }
+    println!(
+        "one commit woke all: the first after {first_answer:?}, the last after {:?}, {:.3} s of CPU, {} KiB",
+        begun.elapsed(),
+        usage(pid).0 - before,
+        usage(pid).1
+    );
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(percent < 25.0, "{percent} % of a core");
+}
+
+/// Whoever commits without a pause is not slowed down by those who wait, and they get the newest each time.
+#[test]
+fn a_busy_writer_and_followers_go_on_together() {
+    let files = Files::new();
+    let mut primary = files.primary();
+    let script = files.path("script.sql");
+    let text: String = (0..5000)
+        .map(|number| {
+            format!(
+                "UPDATE note SET text = 'commit {number}' WHERE id = {};\n",
+                number % 1000 + 1
+            )
+        })
+        .collect();
+    std::fs::write(&script, text).expect("write");
+    let run = |shell: &mut Shell| {
+        let begun = Instant::now();
+        shell.feed(&format!(".read \"{}\"", script.display()));
+        shell.settle();
+        begun.elapsed()
+    };
+    let alone = run(primary.shell());
+    let mut waiting = follower(&primary, 1);
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let answers = std::thread::spawn(move || {
+        let mut answers = 0;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            if waiting.pull(Duration::from_millis(200)) == News::Something {
+                answers += 1;
+            }
+        }
+        (waiting, answers)
+    });
+    let followed = run(primary.shell());
+    drop(stop);
+    let (mut waiting, answers) = answers.join().expect("no panic");
+    println!(
+        "5,000 commits: {alone:?} alone, {followed:?} with a follower, which was answered {answers} times"
+    );
+    assert!(answers > 3, "{answers}");
+    while waiting.pull(Duration::ZERO) == News::Something {}
+    let newest = primary.shell().position();
+    let lsn = newest.split_once('-').expect("lsn-id").0;
+    assert_eq!(waiting.lsn().to_string(), lsn);
+}
