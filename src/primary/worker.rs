@@ -16,7 +16,7 @@ use crate::last_error;
 
 /// How often the shared index is looked at while somebody waits for what is new: nobody tells of the
 /// commits of other processes.
-const LOOK: Duration = Duration::from_millis(3);
+const LOOK: Duration = Duration::from_millis(4);
 
 /// The thread that captures between requests. Dropping it ends it, after what it is at: whoever
 /// needs the files closed waits for [`Primary::closed`].
