@@ -53,6 +53,14 @@ pub fn logs(database: &Path) -> [PathBuf; 2] {
     ["-wal", SEALED_LOG].map(|suffix| beside(database, suffix))
 }
 
+/// Size of the log's file; asking for it opens nothing.
+pub fn log_bytes(database: &Path) -> Option<u64> {
+    logs(database)
+        .iter()
+        .find_map(|log| std::fs::metadata(log).ok())
+        .map(|metadata| metadata.len())
+}
+
 /// What the log of an encrypted database has in place of `-wal`: SQLite without the extension
 /// removes a log that it cannot read.
 pub const SEALED_LOG: &str = "-swal";

@@ -6,11 +6,11 @@ mod key;
 mod serve;
 mod status;
 mod sync;
+mod table;
 
 use sqlite_loadable::ext::sqlite3;
-use sqlite_loadable::table::define_table_function;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use call::Function;
 
 /// Each costs a new connection about a quarter of a microsecond.
@@ -42,6 +42,5 @@ pub fn define_all(db: *mut sqlite3) -> Result<()> {
     for function in FUNCTIONS {
         function.define(db)?;
     }
-    define_table_function::<status::StatusTable>(db, "replica_status", None)
-        .map_err(|error| Error::Internal(error.result_error_message()))
+    table::define::<status::StatusRows>(db, "replica_status")
 }

@@ -1,17 +1,12 @@
 //! What there is to see: `replica_status`, and three functions that return text.
 
-use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use sqlite_loadable::api;
-use sqlite_loadable::ext::{sqlite3, sqlite3_context, sqlite3_value};
-use sqlite_loadable::table::{BestIndexError, IndexInfo, VTab, VTabArguments, VTabCursor};
-
 use super::call::Call;
+use super::table::{Row, Rows, Value};
 use crate::database::paths;
-use crate::error::{Error, Result};
-use crate::ffi::{self, HostConnection};
+use crate::error::Result;
+use crate::ffi::HostConnection;
 use crate::last_error as newest_error;
 use crate::primary::serve;
 use crate::replica::registry;
@@ -32,173 +27,35 @@ pub fn help(_: &Call<'_>) -> Result<Option<String>> {
     Ok(Some(include_str!("help.txt").to_owned()))
 }
 
-const COLUMNS: &str = "CREATE TABLE x(schema TEXT, file TEXT, role TEXT, remote TEXT, state TEXT, \
+/// The table `replica_status`.
+pub struct StatusRows;
+
+impl Rows for StatusRows {
+    const COLUMNS: &'static str = "schema TEXT, file TEXT, role TEXT, remote TEXT, state TEXT, \
     position TEXT, remote_position TEXT, lag_transactions INTEGER, lag_seconds REAL, \
     last_sync INTEGER, last_error TEXT, bytes_received INTEGER, bytes_sent INTEGER, \
     page_size INTEGER, database_size INTEGER, wal_bytes INTEGER, \
-    sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT)";
+    sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT";
 
-/// One value of a row.
-enum Value {
-    Null,
-    Integer(i64),
-    Real(f64),
-    Text(String),
-}
-
-impl<T: Into<Value>> From<Option<T>> for Value {
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Value::Null, Into::into)
-    }
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Value::Text(text)
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Value::Text(text.to_owned())
-    }
-}
-
-impl From<u64> for Value {
-    fn from(number: u64) -> Self {
-        Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-    }
-}
-
-impl From<u32> for Value {
-    fn from(number: u32) -> Self {
-        Value::Integer(number.into())
-    }
-}
-
-impl From<bool> for Value {
-    fn from(on: bool) -> Self {
-        Value::Integer(on.into())
-    }
-}
-
-impl From<f64> for Value {
-    fn from(number: f64) -> Self {
-        Value::Real(number)
-    }
-}
-
-/// The eponymous table `replica_status`.
-#[repr(C)]
-pub struct StatusTable {
-    base: sqlite_loadable::ext::sqlite3_vtab,
-    connection: HostConnection,
-}
-
-impl<'vtab> VTab<'vtab> for StatusTable {
-    type Aux = ();
-    type Cursor = StatusCursor<'vtab>;
-
-    fn connect(
-        db: *mut sqlite3,
-        _aux: Option<&()>,
-        _arguments: VTabArguments,
-    ) -> sqlite_loadable::Result<(String, Self)> {
-        let table = StatusTable {
-            base: ffi::empty_vtab(),
-            connection: ffi::connection(db),
-        };
-        Ok((COLUMNS.to_owned(), table))
-    }
-
-    fn best_index(&self, mut info: IndexInfo) -> core::result::Result<(), BestIndexError> {
-        info.set_estimated_cost(10.0);
-        info.set_estimated_rows(2);
-        Ok(())
-    }
-
-    fn open(&mut self) -> sqlite_loadable::Result<StatusCursor<'vtab>> {
-        Ok(StatusCursor {
-            base: ffi::empty_cursor(),
-            connection: self.connection,
-            rows: Vec::new(),
-            at: 0,
-            table: PhantomData,
-        })
-    }
-}
-
-/// A read of `replica_status`.
-#[repr(C)]
-pub struct StatusCursor<'vtab> {
-    base: sqlite_loadable::ext::sqlite3_vtab_cursor,
-    connection: HostConnection,
-    rows: Vec<Vec<Value>>,
-    at: usize,
-    table: PhantomData<&'vtab StatusTable>,
-}
-
-impl VTabCursor for StatusCursor<'_> {
-    fn filter(
-        &mut self,
-        _number: i32,
-        _text: Option<&str>,
-        _values: &[*mut sqlite3_value],
-    ) -> sqlite_loadable::Result<()> {
-        let connection = self.connection;
-        let rows = catch_unwind(AssertUnwindSafe(|| rows(connection)))
-            .unwrap_or_else(|panic| Err(Error::Internal(ffi::panic_text(&*panic))));
-        self.rows = rows.map_err(|error| sqlite_loadable::Error::new_message(error.to_string()))?;
-        self.at = 0;
-        Ok(())
-    }
-
-    fn next(&mut self) -> sqlite_loadable::Result<()> {
-        self.at += 1;
-        Ok(())
-    }
-
-    fn eof(&self) -> bool {
-        self.at >= self.rows.len()
-    }
-
-    fn column(&self, context: *mut sqlite3_context, column: i32) -> sqlite_loadable::Result<()> {
-        let value = self
-            .rows
-            .get(self.at)
-            .and_then(|row| row.get(usize::try_from(column).ok()?));
-        match value {
-            Some(Value::Integer(number)) => api::result_int64(context, *number),
-            Some(Value::Real(number)) => api::result_double(context, *number),
-            Some(Value::Text(text)) => api::result_text(context, text)?,
-            Some(Value::Null) | None => api::result_null(context),
-        }
-        Ok(())
-    }
-
-    fn rowid(&self) -> sqlite_loadable::Result<i64> {
-        Ok(i64::try_from(self.at).unwrap_or(i64::MAX))
-    }
-}
-
-/// One row for each replicated schema of the connection.
-fn rows(connection: HostConnection) -> Result<Vec<Vec<Value>>> {
-    let mut rows = Vec::new();
-    for schema in connection.schemas()? {
-        if let Some(path) = connection.path(&schema) {
-            // What cannot be opened has no row; the first access says why.
-            if let Err(error) = connection.prepare(&schema) {
-                newest_error::note(&error);
-                continue;
+    /// One row for each replicated schema of the connection.
+    fn rows(connection: HostConnection) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        for schema in connection.schemas()? {
+            if let Some(path) = connection.path(&schema) {
+                // What cannot be opened has no row; the first access says why.
+                if let Err(error) = connection.prepare(&schema) {
+                    newest_error::note(&error);
+                    continue;
+                }
+                rows.extend(replica_row(&schema, &path)?);
+                rows.extend(primary_row(&schema, &path)?);
             }
-            rows.extend(replica_row(&schema, &path)?);
-            rows.extend(primary_row(&schema, &path)?);
         }
+        Ok(rows)
     }
-    Ok(rows)
 }
 
-fn replica_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
+fn replica_row(schema: &str, path: &Path) -> Result<Option<Row>> {
     let Some(replica) = registry::find(path) else {
         return Ok(None);
     };
@@ -243,7 +100,7 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
         progress.bytes_sent.into(),
         state.map(|state| state.page_size.get()).into(),
         state.map(|state| state.database_size).into(),
-        log_bytes(path).into(),
+        paths::log_bytes(path).into(),
         settings.interval().map(|time| time.as_secs_f64()).into(),
         settings.is_live().into(),
         settings.write_mode().word().into(),
@@ -251,7 +108,7 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
     ]))
 }
 
-fn primary_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
+fn primary_row(schema: &str, path: &Path) -> Result<Option<Row>> {
     let Some(served) = serve::find(path) else {
         return Ok(None);
     };
@@ -276,18 +133,10 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Vec<Value>>> {
         Value::Null,
         state.page_size.get().into(),
         state.database_size.into(),
-        log_bytes(path).into(),
+        paths::log_bytes(path).into(),
         Value::Null,
         Value::Null,
         Value::Null,
         Value::Null,
     ]))
-}
-
-/// Size of the log file; asking for it opens nothing.
-fn log_bytes(path: &Path) -> Option<u64> {
-    paths::logs(path)
-        .iter()
-        .find_map(|log| std::fs::metadata(log).ok())
-        .map(|metadata| metadata.len())
 }
