@@ -3,6 +3,7 @@
 mod call;
 mod exec;
 mod key;
+mod peers;
 mod serve;
 mod status;
 mod sync;
@@ -42,5 +43,6 @@ pub fn define_all(db: *mut sqlite3) -> Result<()> {
     for function in FUNCTIONS {
         function.define(db)?;
     }
-    table::define::<status::StatusRows>(db, "replica_status")
+    table::define::<status::StatusRows>(db, "replica_status")?;
+    table::define::<peers::PeerRows>(db, "replica_peers")
 }

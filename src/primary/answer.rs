@@ -72,7 +72,7 @@ impl Primary {
         let pusher = Pusher::open(Arc::clone(&host), path)?;
         let clock = host.clock();
         let newest = capture.newest();
-        let followers = Arc::new(Followers { commits, newest });
+        let followers = Followers::new(commits, newest, host.clock());
         Ok(Self {
             host,
             path: path.to_owned(),
@@ -350,6 +350,10 @@ impl Service for Primary {
 
     fn followers(&self) -> Arc<Followers> {
         Arc::clone(&self.followers)
+    }
+
+    fn log_bytes(&self) -> u64 {
+        paths::log_bytes(&self.path).unwrap_or(0)
     }
 
     fn scratch(&self) -> Result<Box<dyn Spool>> {

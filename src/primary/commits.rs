@@ -1,5 +1,6 @@
 //! Whoever commits tells the capture, as long as somebody waits for what is new.
 
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,6 +8,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// The commits of this process to one database, as they happen.
 pub struct Commits {
+    /// Whose commits they are.
+    process: u32,
     /// How many wait for what is new.
     waiting: AtomicUsize,
     /// At most one message: whoever takes it looks for all commits there are.
@@ -17,6 +20,7 @@ impl Commits {
     /// Nobody waits yet.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
+            process: process::id(),
             waiting: AtomicUsize::new(0),
             channel: bounded(1),
         })
@@ -24,7 +28,8 @@ impl Commits {
 
     /// Something was committed. Waits for nothing, and is next to nothing where nobody waits.
     pub fn tell(&self) {
-        if self.are_awaited() {
+        // Nobody waits in the child of a fork, whose channel may be locked for ever.
+        if self.are_awaited() && process::id() == self.process {
             // A full channel has been told already.
             let _ = self.channel.0.try_send(());
         }

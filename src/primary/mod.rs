@@ -10,6 +10,7 @@ pub mod history;
 pub mod hrana;
 mod images;
 pub mod newest;
+pub mod peers;
 pub mod push;
 mod resume;
 mod ring;

@@ -6,14 +6,18 @@ pub mod admission;
 mod answers;
 mod arrival;
 mod connection;
+mod counts;
 #[cfg(test)]
 mod fake;
 mod hrana;
 pub mod limit;
+mod metrics;
 mod places;
 mod poll;
 mod rate;
+mod refusal;
 mod routes;
+mod shared;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -33,7 +37,7 @@ use tokio::time::{sleep, timeout};
 use self::admission::Gate;
 use self::places::Places;
 pub use self::rate::Key;
-use self::routes::Shared;
+use self::shared::Shared;
 use self::tls::Tls;
 use super::followers::Followers;
 use super::turns::{Turn, Turns};
@@ -69,6 +73,8 @@ pub trait Service: Send + Sync + 'static {
     fn followers(&self) -> Arc<Followers>;
     /// Room for a push that is too long for memory: a file that is gone when it is dropped.
     fn scratch(&self) -> Result<Box<dyn Spool>>;
+    /// Size of the log's file in bytes.
+    fn log_bytes(&self) -> u64;
     /// The newest durable state. May block.
     fn head(&self) -> Result<Head>;
 }

@@ -151,6 +151,16 @@ impl Turns {
         busy.used += took;
     }
 
+    /// How many wait for a turn.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many hold a lease: one at most.
+    pub fn leases(&self) -> usize {
+        usize::from(self.lease.lock().is_some())
+    }
+
     /// Keeps a turn for a lease that lasts for `time`.
     pub fn keep(&self, id: LeaseId, mut turn: Turn, time: Duration) {
         if let Some(permit) = turn.permit.take() {

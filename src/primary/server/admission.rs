@@ -11,9 +11,12 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
+use super::counts::Asking;
 use super::places::Visit;
 use super::rate::Key;
-use super::routes::{Answer, Entry, Refusal, Shared, blocking};
+use super::refusal::{Answer, Refusal};
+use super::routes::blocking;
+use super::shared::{Entry, Shared};
 use crate::database::tokens::Scope;
 use crate::error::Result;
 
@@ -86,10 +89,11 @@ pub(super) async fn admit(
 ) -> Response {
     let mut asked = asked(&shared, path.ok());
     let visit = request.extensions().get::<Arc<Visit>>().cloned();
-    match decide(&shared, &asked, visit.as_deref(), request.headers()).await {
+    let (asking, database) = (Asking::of(&request), asked.database.clone());
+    let response = match decide(&shared, &asked, visit.as_deref(), request.headers()).await {
         Ok((key, scope)) => {
             (asked.key, asked.scope) = (key, scope);
-            if let Some(visit) = visit {
+            if let Some(visit) = &visit {
                 visit.admitted();
             }
             request.extensions_mut().insert(asked);
@@ -99,7 +103,9 @@ pub(super) async fn admit(
             pass_over(request.into_body()).await;
             refusal.into_response()
         }
-    }
+    };
+    asking.answered(&database, visit.as_ref(), &response);
+    response
 }
 
 /// What a path asks for; nothing where the path is not known, or not UTF-8. Names are looked up

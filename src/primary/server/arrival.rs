@@ -9,7 +9,8 @@ use axum::body::{self, Body, Bytes, HttpBody};
 use axum::http::StatusCode;
 use tokio::time::timeout;
 
-use super::routes::{Answer, Refusal, blocking};
+use super::refusal::{Answer, Refusal};
+use super::routes::blocking;
 use crate::database::body::{Body as Kept, MEMORY_BYTES};
 use crate::database::host::Spool;
 use crate::database::pages::Room;

@@ -41,10 +41,8 @@ fn clock() -> Arc<SystemClock> {
 }
 
 fn followers() -> Arc<Followers> {
-    Arc::new(Followers {
-        commits: Commits::new(),
-        newest: Arc::new(Newest::new(head(), clock())),
-    })
+    let newest = Arc::new(Newest::new(head(), clock()));
+    Followers::new(Commits::new(), newest, clock())
 }
 
 pub(super) const PAGES: u32 = 300;
@@ -129,6 +127,10 @@ impl Service for Fake {
         Arc::clone(&self.followers)
     }
 
+    fn log_bytes(&self) -> u64 {
+        4152
+    }
+
     fn scratch(&self) -> Result<Box<dyn Spool>> {
         Ok(Box::new(MemoryFile::default()))
     }
@@ -156,6 +158,10 @@ impl Service for Failing {
 
     fn followers(&self) -> Arc<Followers> {
         followers()
+    }
+
+    fn log_bytes(&self) -> u64 {
+        4152
     }
 
     fn scratch(&self) -> Result<Box<dyn Spool>> {

@@ -11,7 +11,9 @@ use tokio::task::spawn_blocking;
 use super::admission::Asked;
 use super::arrival;
 use super::places::Visit;
-use super::routes::{Refusal, SMALL, Shared, sending, service};
+use super::refusal::Refusal;
+use super::routes::{SMALL, sending, service};
+use super::shared::Shared;
 use crate::primary::hrana::{Asker, Pending, Question};
 use crate::wire::hrana;
 

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::turns::Gone;
+use crate::wire::PeerId;
 
 /// How long a new connection waits for an old one to be gone.
 const LEAVING: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ pub(super) struct Visit {
     busy: AtomicBool,
     /// Whether a request waits for something new.
     waiting: AtomicBool,
+    /// The replica that asks by it; 0 where that is not known.
+    peer: AtomicU64,
     close: Notify,
     closing: AtomicBool,
     /// Whether the other side has ended it.
@@ -88,6 +91,7 @@ impl Places {
             last: AtomicU64::new(0),
             busy: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
+            peer: AtomicU64::new(0),
             close: Notify::new(),
             closing: AtomicBool::new(false),
             gone: Gone::default(),
@@ -123,6 +127,23 @@ impl Visit {
     /// Where it comes from.
     pub(super) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// How many connections are open, and how many may be.
+    pub(super) fn connections(&self) -> (usize, usize) {
+        (self.places.visits.lock().len(), self.places.most)
+    }
+
+    /// Notes which replica asks by it.
+    pub(super) fn belongs_to(&self, peer: PeerId) {
+        let number = u64::from_be_bytes(peer.0);
+        self.peer.store(number, Ordering::Relaxed);
+    }
+
+    /// The replica that asks by it.
+    pub(super) fn peer(&self) -> Option<PeerId> {
+        let peer = PeerId(self.peer.load(Ordering::Relaxed).to_be_bytes());
+        peer.is_known().then_some(peer)
     }
 
     /// Notes that a request was let in.

@@ -1,17 +1,39 @@
 //! Pulls that wait for something new. Meanwhile they take no thread, no place among the answers, no
 //! lock and no snapshot; the database may be closed under them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::admission::Asked;
 use super::places::Visit;
-use super::routes::{Answer, Refusal};
+use super::rate::Key;
+use super::refusal::{Answer, Refusal};
+use crate::primary::peers::Origin;
 use crate::wire::{Head, PullRequest};
 
 /// How long a pull waits at most.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// Notes who pulls, and what it has.
+pub(super) fn note(asked: &Asked, visit: &Visit, pull: &PullRequest) {
+    let Some(entry) = asked.database.upgrade() else {
+        return;
+    };
+    let followers = entry.service.followers();
+    let database = followers.newest.head().database;
+    if pull.peer.is_known() && pull.database.is_none_or(|asked| asked == database) {
+        let token = match asked.key {
+            Some(Key::Token(_, id)) => Some(id),
+            _ => None,
+        };
+        let address = visit.address();
+        visit.belongs_to(pull.peer);
+        let origin = Origin { address, token };
+        followers.peers.asks(pull.peer, origin, pull.since);
+    }
+}
 
 /// Waits until there is something that the asker does not have, or its wait is over; whether there
 /// was anything to wait for.
@@ -21,7 +43,7 @@ pub(super) async fn wait(asked: &Asked, visit: &Visit, pull: &PullRequest) -> An
         return Ok(false);
     }
     // Not the database itself: that would keep it open.
-    let (mut newest, mut ended, _commits) = {
+    let (mut newest, mut ended, commits, peers) = {
         let Some(entry) = asked.database.upgrade() else {
             return Ok(false);
         };
@@ -29,13 +51,14 @@ pub(super) async fn wait(asked: &Asked, visit: &Visit, pull: &PullRequest) -> An
         (
             followers.newest.watch(),
             entry.ended.subscribe(),
-            followers.commits.wait(),
+            Arc::clone(&followers.commits),
+            Arc::clone(&followers.peers),
         )
     };
     if !has_all(pull, &newest.borrow()) {
         return Ok(false);
     }
-    let _waiting = visit.waiting();
+    let _waiting = (visit.waiting(), commits.wait(), peers.wait(pull.peer));
     tokio::select! {
         biased;
         _ = ended.wait_for(|ended| *ended) => Err(Refusal::gone()),

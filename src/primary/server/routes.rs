@@ -1,33 +1,28 @@
 //! What the server answers at which path.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use parking_lot::RwLock;
-use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::super::turns::Turn;
-use super::admission::{self, Asked, Gate};
-use super::answers::{Answers, Held};
+use super::admission::{self, Asked};
+use super::answers::Held;
 use super::arrival::{self, REQUEST_BYTES};
+use super::metrics::{self, Connections};
 use super::places::Visit;
-use super::rate::{Key, Rate};
-use super::{Database, REQUESTS_PER_SECOND, Service};
-use super::{hrana, poll};
+use super::refusal::{Answer, Refusal};
+use super::shared::Shared;
+use super::{Service, counts, hrana, poll};
 use crate::database::fork;
 use crate::error::{Error, Result};
-use crate::primary::hrana::Streams;
 use crate::wire::{Lease, PushReader, Request};
 
 /// How long anybody waits for a turn to write.
@@ -36,166 +31,6 @@ const LONGEST_TURN: Duration = Duration::from_secs(30);
 /// Answers up to this size give up their place before they are sent.
 pub(super) const SMALL: usize = 64 << 10;
 
-/// What all connections share.
-pub(super) struct Shared {
-    databases: RwLock<BTreeMap<String, Arc<Entry>>>,
-    added: AtomicU64,
-    answers: Answers,
-    /// For those who are not let in, and for what is not there.
-    pub(super) strangers: Rate,
-}
-
-/// A database by its name.
-pub(super) struct Entry {
-    /// Tells it from all others there ever were: two databases may number their tokens alike.
-    pub(super) number: u64,
-    pub(super) service: Arc<dyn Service>,
-    pub(super) streams: Option<Arc<Streams>>,
-    pub(super) gate: Arc<dyn Gate>,
-    pub(super) rate: Rate,
-    /// Whether it is served no longer.
-    pub(super) ended: watch::Sender<bool>,
-}
-
-impl Entry {
-    /// Whoever waits for something new is told that there will be nothing.
-    fn end(&self) {
-        self.ended.send_replace(true);
-    }
-}
-
-impl Shared {
-    pub(super) fn new() -> Self {
-        Self {
-            databases: RwLock::default(),
-            added: AtomicU64::new(0),
-            answers: Answers::new(),
-            strangers: Rate::new(REQUESTS_PER_SECOND),
-        }
-    }
-
-    pub(super) fn add(&self, name: &str, database: Database) -> Result<()> {
-        match self.databases.write().entry(name.to_owned()) {
-            Slot::Occupied(_) => Err(Error::Misuse(format!(
-                "a database is served here as '{name}' already"
-            ))),
-            Slot::Vacant(place) => {
-                place.insert(Arc::new(Entry {
-                    number: self.added.fetch_add(1, Ordering::Relaxed),
-                    service: database.service,
-                    streams: database.streams,
-                    gate: database.gate,
-                    rate: Rate::new(database.requests_per_second),
-                    ended: watch::Sender::new(false),
-                }));
-                Ok(())
-            }
-        }
-    }
-
-    pub(super) fn remove(&self, name: &str) -> bool {
-        let removed = self.databases.write().remove(name);
-        removed.inspect(|entry| entry.end()).is_some()
-    }
-
-    /// Nothing is served any more.
-    pub(super) fn clear(&self) {
-        let removed = std::mem::take(&mut *self.databases.write());
-        removed.values().for_each(|entry| entry.end());
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.databases.read().is_empty()
-    }
-
-    pub(super) fn named(&self, name: &str) -> Option<Arc<Entry>> {
-        self.databases.read().get(name).cloned()
-    }
-
-    /// The database at the root, where there is no other.
-    pub(super) fn only(&self) -> Option<Arc<Entry>> {
-        let databases = self.databases.read();
-        let only = databases.values().next().filter(|_| databases.len() == 1);
-        only.cloned()
-    }
-
-    /// Waits for a place for an answer.
-    pub(super) async fn place(&self, key: Option<Key>) -> Answer<Held> {
-        self.answers.wait(key).await.ok_or_else(Refusal::busy)
-    }
-
-    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
-        self.databases.read().values().cloned().collect()
-    }
-}
-
-/// A status, and a sentence for whoever reads it.
-pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
-
-pub(super) type Answer<T> = std::result::Result<T, Refusal>;
-
-impl Refusal {
-    pub(super) fn not_found(sentence: &str) -> Self {
-        Self(StatusCode::NOT_FOUND, sentence.to_owned())
-    }
-
-    pub(super) fn unauthorized(sentence: &str) -> Self {
-        Self(StatusCode::UNAUTHORIZED, sentence.to_owned())
-    }
-
-    pub(super) fn too_many() -> Self {
-        Self(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too many requests: try again in a second".to_owned(),
-        )
-    }
-
-    /// The database was here, or may be in a moment.
-    pub(super) fn gone() -> Self {
-        Self(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "nothing is served here at the moment: try again".to_owned(),
-        )
-    }
-
-    fn busy() -> Self {
-        Self(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the primary is busy: try again".to_owned(),
-        )
-    }
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Protocol(reason) => Self(
-                StatusCode::BAD_REQUEST,
-                format!("the request is not valid: {reason}"),
-            ),
-            Error::Misuse(sentence) => Self(StatusCode::BAD_REQUEST, sentence),
-            Error::Busy(sentence) => Self(StatusCode::SERVICE_UNAVAILABLE, sentence),
-            error => Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-        }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.0, self.1).into_response();
-        let header = match self.0 {
-            StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
-            StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "1")),
-            _ => None,
-        };
-        if let Some((name, value)) = header {
-            let value = HeaderValue::from_static(value);
-            response.headers_mut().insert(name, value);
-        }
-        response
-    }
-}
-
 /// All paths the server knows.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new()
@@ -203,6 +38,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/{request}", post(request))
         .route("/{database}/v1/position", get(position))
         .route("/{database}/v1/{request}", post(request))
+        .route("/metrics", get(measured))
+        .route("/{database}/metrics", get(measured))
         .route("/v2/pipeline", post(hrana::pipeline))
         .route("/v3/pipeline", post(hrana::pipeline))
         .route("/v3/cursor", post(hrana::cursor))
@@ -229,14 +66,19 @@ fn no_such_path() -> Refusal {
 pub(super) fn service(asked: &Asked) -> Answer<Arc<dyn Service>> {
     match asked.database.upgrade() {
         Some(entry) => Ok(entry.service.clone()),
-        None if asked.may_return => Err(Refusal::gone()),
-        None if asked.named => Err(Refusal::not_found(
-            "no database of this name is served here",
-        )),
-        None => Err(Refusal::not_found(
-            "the URL must name the database: http://host:port/name",
-        )),
+        None => Err(absent(asked)),
     }
+}
+
+/// Why there is no database.
+fn absent(asked: &Asked) -> Refusal {
+    if asked.may_return {
+        return Refusal::gone();
+    }
+    Refusal::not_found(match asked.named {
+        true => "no database of this name is served here",
+        false => "the URL must name the database: http://host:port/name",
+    })
 }
 
 async fn position(
@@ -247,6 +89,23 @@ async fn position(
     let _busy = visit.busy();
     let head = blocking(move || service.head()).await?;
     Ok(format!("{}\n", head.position))
+}
+
+async fn measured(
+    State(shared): State<Arc<Shared>>,
+    Extension(asked): Extension<Asked>,
+    Extension(visit): Extension<Arc<Visit>>,
+) -> Answer<Response> {
+    let databases = match asked.database.upgrade() {
+        Some(entry) => vec![entry],
+        None if asked.named => return Err(absent(&asked)),
+        // None of them needs a token, or the request would not have come this far.
+        None => shared.all(),
+    };
+    let _busy = visit.busy();
+    let (open, most) = visit.connections();
+    let text = blocking(move || Ok(metrics::text(&databases, Connections { open, most }))).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn request(
@@ -271,10 +130,11 @@ async fn request(
         return Err(Error::Protocol(sentence).into());
     }
     drop(body);
-    if let Request::Pull(pull) = &request
-        && poll::wait(&asked, &visit, pull).await?
-    {
-        admission::again(&asked, &headers).await?;
+    if let Request::Pull(pull) = &request {
+        poll::note(&asked, &visit, pull);
+        if poll::wait(&asked, &visit, pull).await? {
+            admission::again(&asked, &headers).await?;
+        }
     }
     let _busy = visit.busy();
     let turn = match &request {
@@ -330,11 +190,16 @@ async fn push(
     let turn = turn.ok_or_else(Refusal::busy)?;
     let place = shared.place(asked.key).await?;
     let service = service(&asked)?;
-    let answer = move || Ok(service.push(&mut body.reader(), turn)?.encode());
+    let answer = move || {
+        let response = service.push(&mut body.reader(), turn)?;
+        Ok((counts::outcome(&response), response.encode()))
+    };
+    let (outcome, bytes) = blocking(answer).await?;
+    if let Some(entry) = asked.database.upgrade() {
+        entry.counts.pushed(outcome);
+    }
     // Without a type: a commit is a few hundred bytes, and each head is a part of that.
-    Ok(Response::new(
-        sending(blocking(answer).await?, place).into(),
-    ))
+    Ok(Response::new(sending(bytes, place).into()))
 }
 
 fn answered(bytes: Vec<u8>, place: Held) -> Response {

@@ -69,7 +69,7 @@ fn raw(address: SocketAddr, request: &str) -> String {
     answer
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub(super) fn get(address: SocketAddr, path: &str) -> String {
     raw(
         address,
         &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
@@ -380,7 +380,7 @@ fn an_address_in_use_is_refused() {
 }
 
 /// A request with a token, on a connection of its own.
-fn with_token(address: SocketAddr, method: &str, path: &str, token: &str) -> String {
+pub(super) fn with_token(address: SocketAddr, method: &str, path: &str, token: &str) -> String {
     let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
     let request = format!("{head}Authorization: bearer {token}\r\nContent-Length: 5\r\n\r\nwhat?");
     raw(address, &request)
