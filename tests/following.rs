@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use harness::{Files, Follower, Hrana, News, Primary, Shell};
+use harness::{Files, Follower, Hrana, News, Primary, Shell, json, wait_for};
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -243,6 +243,8 @@ fn a_busy_writer_and_followers_go_on_together() {
         shell.settle();
         begun.elapsed()
     };
+    // The log grows once; after that it is written anew.
+    run(primary.shell());
     let alone = run(primary.shell());
     let mut waiting = follower(&primary, 1);
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -266,4 +268,78 @@ fn a_busy_writer_and_followers_go_on_together() {
     let newest = primary.shell().position();
     let lsn = newest.split_once('-').expect("lsn-id").0;
     assert_eq!(waiting.lsn().to_string(), lsn);
+}
+
+/// `GET`, without a token; the whole answer.
+#[track_caller]
+fn get(primary: &Primary, path: &str) -> String {
+    let reply = Hrana::to(primary.url()).ask("GET", path, b"");
+    format!("{} {}", reply.status, reply.body)
+}
+
+#[test]
+fn a_primary_tells_who_follows_and_how_far_behind() {
+    let files = Files::new();
+    let mut primary = files.primary();
+    let mut ahead = follower(&primary, 0xab);
+    let behind = follower(&primary, 0xcd);
+    primary.sql("UPDATE note SET text = 'one' WHERE id = 7");
+    std::thread::sleep(Duration::from_millis(300));
+    primary.sql("UPDATE note SET text = 'two' WHERE id = 7");
+    while ahead.pull(Duration::ZERO) == News::Something {}
+    ahead.ask(LONG);
+    std::thread::sleep(Duration::from_millis(200));
+    let rows = primary.sql(
+        "SELECT schema, peer, address, lag_transactions, waiting, token IS NULL, bytes_received > 60,
+           bytes_sent > 1000, abs(last_seen - unixepoch()) < 60, position IS NOT NULL FROM replica_peers",
+    );
+    // The other one has not said what it took.
+    assert_eq!(
+        rows,
+        "main|00000000000000ab|127.0.0.1|0|1|1|1|1|1|1\nmain|00000000000000cd|127.0.0.1||0|1|0|1|1|0"
+    );
+    let mut behind = behind;
+    behind.pull(Duration::ZERO);
+    let lag = primary.sql(
+        "SELECT lag_transactions, lag_seconds BETWEEN 0.4 AND 60 FROM replica_peers WHERE peer = '00000000000000cd'",
+    );
+    assert_eq!(lag, "2|1");
+    behind.pull(Duration::ZERO);
+    let lag = primary.sql("SELECT DISTINCT lag_transactions, lag_seconds FROM replica_peers");
+    assert_eq!(lag, "0|0.0");
+    let figures = get(&primary, "metrics");
+    println!("{figures}");
+    for sample in [
+        "replica_followers{database=\"app\"} 2",
+        "replica_followers_waiting{database=\"app\"} 1",
+        "replica_captured_transactions_total{database=\"app\"} 2",
+        "replica_connections 3",
+    ] {
+        assert!(figures.lines().any(|line| line == sample), "{sample}");
+    }
+    drop(ahead);
+    wait_for("the one that left", || {
+        primary.sql("SELECT sum(waiting) FROM replica_peers") == "0"
+    });
+}
+
+#[test]
+fn a_token_that_is_withdrawn_during_a_wait_brings_nothing_new() {
+    let files = Files::new();
+    let mut primary = files.primary();
+    let token =
+        |primary: &mut Primary| json(&primary.sql("SELECT replica_token('read', 600)"), "$.token");
+    let (first, second) = (token(&mut primary), token(&mut primary));
+    assert!(get(&primary, "metrics").starts_with("401"));
+    let mut followers = [first, second].map(|token| {
+        let mut follower = Follower::of(primary.url(), 1).with_token(&token);
+        assert_eq!(follower.pull(Duration::ZERO), News::Something);
+        follower.ask(LONG);
+        follower
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    primary.sql("SELECT replica_revoke(1)");
+    primary.sql("UPDATE note SET text = 'secret' WHERE id = 7");
+    assert_eq!(followers[0].answer(), News::Refused(401));
+    assert_eq!(followers[1].answer(), News::Something);
 }
