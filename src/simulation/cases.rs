@@ -22,6 +22,7 @@ use crate::database::body::Body;
 use crate::database::settings::Settings;
 use crate::error::Result;
 use crate::primary::answer::Primary;
+use crate::primary::commits::Commits;
 use crate::primary::server::Service;
 use crate::remote::{PushFailure, Remote, Traffic};
 use crate::replica::follower::Replica;
@@ -102,7 +103,7 @@ impl Case {
     fn serve(&self) -> Process {
         let process = self.process(PRIMARY);
         let host = Arc::new(SimulatedHost(process.clone()));
-        let primary = Primary::begin(host, Path::new(server::PATH)).unwrap();
+        let primary = Primary::begin(host, Path::new(server::PATH), Commits::new()).unwrap();
         *self.near.primary.lock() = Some(primary);
         process
     }

@@ -12,6 +12,7 @@ use super::random::Random;
 use crate::database::host::Host;
 use crate::error::{Error, Result};
 use crate::primary::answer::Primary;
+use crate::primary::commits::Commits;
 use crate::primary::server::Service;
 use crate::primary::turns::Turn;
 use crate::wire::{PushReader, PushResponse, Request, Response};
@@ -51,7 +52,7 @@ pub(super) fn serve(process: &Process, random: &mut Random) -> End {
 
 fn begin(process: &Process) -> Option<Primary> {
     let host: Arc<dyn Host> = Arc::new(SimulatedHost(process.clone()));
-    match Primary::begin(host, Path::new(PATH)) {
+    match Primary::begin(host, Path::new(PATH), Commits::new()) {
         Ok(primary) => Some(primary),
         Err(error) => {
             check(process, "the start of the primary", &error);
