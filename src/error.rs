@@ -1,12 +1,16 @@
 //! The one error type of the crate and its mapping to SQLite result codes.
 
 use std::os::raw::c_int;
+use std::path::Path;
 
 use libsqlite3_sys as sqlite;
 use thiserror::Error;
 
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// What stands for the name of a file where only the caller knows it.
+pub const THE_FILE: &str = "the file";
 
 /// Everything that can go wrong, grouped by who has to act on it.
 #[derive(Debug, Error)]
@@ -39,6 +43,14 @@ pub enum Error {
         action: &'static str,
         /// SQLite's own error.
         source: rusqlite::Error,
+    },
+    /// An error that does not say which file it is about, and the file.
+    #[error("{path}: {error}")]
+    About {
+        /// The file.
+        path: String,
+        /// What happened.
+        error: Box<Error>,
     },
     /// A lock is held by someone else and stayed so for the busy timeout.
     #[error("{0}")]
@@ -151,6 +163,7 @@ impl Error {
             Error::Store { source, .. } => source
                 .sqlite_error()
                 .map_or(sqlite::SQLITE_ERROR, |error| error.extended_code),
+            Error::About { error, .. } => error.code(),
             Error::Busy(_) | Error::Unreachable { .. } => sqlite::SQLITE_BUSY,
             Error::Conflict(_) => sqlite::SQLITE_BUSY_SNAPSHOT,
             Error::Unknown(_) => sqlite::SQLITE_IOERR,
@@ -166,6 +179,32 @@ impl Error {
             Error::ReadOnly(_) | Error::Forbidden { .. } => sqlite::SQLITE_READONLY,
             Error::Protocol(_) | Error::Refused { .. } | Error::Misuse(_) => sqlite::SQLITE_ERROR,
             Error::Internal(_) => sqlite::SQLITE_INTERNAL,
+        }
+    }
+}
+
+impl Error {
+    /// The same error about this file: named, where the sentence does not say which it is.
+    pub fn about(self, path: &Path) -> Self {
+        let path = path.display().to_string();
+        let named = |text: String| match text.contains(&path) {
+            true => text,
+            false => format!("{path}: {text}"),
+        };
+        match self {
+            Error::Corrupt(text) => Error::Corrupt(named(text)),
+            Error::NotADatabase(text) => Error::NotADatabase(named(text)),
+            Error::Tampered(text) => Error::Tampered(named(text)),
+            error @ Error::Store { .. } => Error::About {
+                path,
+                error: Box::new(error),
+            },
+            Error::Io {
+                action,
+                path: role,
+                code,
+            } if role == THE_FILE => Error::Io { action, path, code },
+            other => other,
         }
     }
 }

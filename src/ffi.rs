@@ -1,5 +1,7 @@
 //! The border to C: the entry point, panics, strings, the host's error log.
 
+mod define;
+
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use libsqlite3_sys as sqlite;
 
+pub use self::define::{Callable, define};
 use crate::error::{Error, Result};
 use crate::{functions, last_error, vfs};
 

@@ -1,16 +1,18 @@
 //! One call of a function: its connection, arguments and result.
 
+use std::ffi::{CStr, c_int};
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+use libsqlite3_sys as sqlite;
 use serde::Serialize;
+use sqlite_loadable::api;
 use sqlite_loadable::api::ValueType;
 use sqlite_loadable::ext::{sqlite3, sqlite3_context, sqlite3_value};
-use sqlite_loadable::{FunctionFlags, api, define_scalar_function};
 
 use crate::error::{Error, Result};
-use crate::ffi::{self, HostConnection};
+use crate::ffi::{self, Callable, HostConnection};
 use crate::last_error;
 use crate::wire::hrana::Value;
 
@@ -112,36 +114,67 @@ pub fn json(value: &impl Serialize) -> Result<Option<String>> {
         .map_err(|error| Error::Internal(format!("JSON: {error}")))
 }
 
-/// Defines a function that returns text or NULL, for each number of arguments in `counts`.
-pub fn define(
-    db: *mut sqlite3,
-    name: &str,
-    counts: RangeInclusive<i32>,
-    function: fn(&Call<'_>) -> Result<Option<String>>,
-) -> Result<()> {
-    let callback = move |context: *mut sqlite3_context, arguments: &[*mut sqlite3_value]| {
+/// A function that returns text or NULL.
+pub struct Function {
+    name: &'static CStr,
+    counts: RangeInclusive<usize>,
+    work: fn(&Call<'_>) -> Result<Option<String>>,
+}
+
+impl Function {
+    /// A function of as many arguments.
+    pub const fn new(
+        name: &'static CStr,
+        counts: RangeInclusive<usize>,
+        work: fn(&Call<'_>) -> Result<Option<String>>,
+    ) -> Self {
+        Self { name, counts, work }
+    }
+
+    /// Defines it on one connection: once for all numbers of arguments, as each costs time and memory.
+    pub fn define(&'static self, db: *mut sqlite3) -> Result<()> {
+        let (least, most) = (*self.counts.start(), *self.counts.end());
+        let count = match least == most {
+            true => c_int::try_from(least).unwrap_or(-1),
+            false => -1,
+        };
+        ffi::define(db, self.name, count, self)
+    }
+
+    fn run(&self, call: &Call<'_>) -> Result<Option<String>> {
+        if !self.counts.contains(&call.count()) {
+            // As SQLite says it.
+            let name = self.name.to_string_lossy();
+            return Err(Error::Misuse(format!(
+                "wrong number of arguments to function {name}()"
+            )));
+        }
+        (self.work)(call)
+    }
+}
+
+impl Callable for Function {
+    fn call(&self, context: *mut sqlite3_context, arguments: &[*mut sqlite3_value]) {
         let call = Call {
             connection: ffi::calling_connection(context),
             arguments,
         };
-        let result = catch_unwind(AssertUnwindSafe(|| function(&call)))
+        let result = catch_unwind(AssertUnwindSafe(|| self.run(&call)))
             .unwrap_or_else(|panic| Err(Error::Internal(ffi::panic_text(&*panic))));
         match result {
-            Ok(Some(text)) => api::result_text(context, text)?,
+            Ok(Some(text)) => {
+                if api::result_text(context, text).is_err() {
+                    api::result_error_code(context, sqlite::SQLITE_TOOBIG);
+                }
+            }
             Ok(None) => api::result_null(context),
             Err(error) => {
                 last_error::note(&error);
-                api::result_error(context, &error.to_string())?;
+                // Where the sentence holds a NUL byte, SQLite has one for the code.
+                let _ = api::result_error(context, &error.to_string());
                 // The code after the message: the other way round SQLite forgets it.
                 api::result_error_code(context, error.code());
             }
         }
-        Ok(())
-    };
-    for count in counts {
-        let flags = FunctionFlags::UTF8 | FunctionFlags::DIRECTONLY;
-        define_scalar_function(db, name, count, callback, flags)
-            .map_err(|error| Error::Internal(error.result_error_message()))?;
     }
-    Ok(())
 }

@@ -170,7 +170,8 @@ impl Replica {
         self.note_traffic(&traffic);
         let conflict = |sentence: &str| {
             Outcome::Refused(Error::Conflict(format!(
-                "{sentence}: the transaction is rolled back, run it again"
+                "remote {}: {sentence}: the transaction is rolled back, run it again",
+                remote.url()
             )))
         };
         match answer {
@@ -185,11 +186,11 @@ impl Replica {
             }
             PushResponse::Unknown(_) => {
                 self.writes().forget_head();
-                Outcome::Refused(Error::Unknown(
-                    "the primary crashed, and it can no longer be known whether the transaction was \
-                     committed: look at what is there"
-                        .to_owned(),
-                ))
+                Outcome::Refused(Error::Unknown(format!(
+                    "remote {}: the primary crashed, and it can no longer be known whether the \
+                     transaction was committed: look at what is there",
+                    remote.url()
+                )))
             }
             PushResponse::OtherDatabase(other) => Outcome::Refused(Error::Conflict(format!(
                 "{} serves another database (id {other}) than this file follows (id {}); the \

@@ -13,7 +13,7 @@ use libsqlite3_sys as sqlite;
 
 use crate::crypt::RawFile;
 use crate::database::paths;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, THE_FILE};
 
 /// The host's default VFS, captured when the extension was loaded.
 #[derive(Clone, Copy)]
@@ -127,15 +127,21 @@ impl FileName {
         Self::with(path, paths::SEALED_JOURNAL, paths::SEALED_LOG)
     }
 
+    /// One of the names for an encrypted database, to look for a file or to remove it.
+    pub fn sealed_part(path: &Path, part: NamePart) -> Result<CString> {
+        match part {
+            NamePart::Database => suffixed(path, ""),
+            NamePart::Log => suffixed(path, paths::SEALED_LOG),
+            NamePart::Journal => suffixed(path, paths::SEALED_JOURNAL),
+        }
+    }
+
     fn with(path: &Path, journal: &str, log: &str) -> Result<Self> {
-        let text = path
-            .to_str()
-            .ok_or_else(|| Error::CannotOpen(format!("{} is not UTF-8", path.display())))?;
-        let c_string = |suffix: &str| {
-            CString::new(format!("{text}{suffix}"))
-                .map_err(|_| Error::CannotOpen("a file name holds a NUL byte".to_owned()))
-        };
-        let (database, journal, log) = (c_string("")?, c_string(journal)?, c_string(log)?);
+        let (database, journal, log) = (
+            suffixed(path, "")?,
+            suffixed(path, journal)?,
+            suffixed(path, log)?,
+        );
         // SAFETY: three NUL-terminated names and no parameters; the result is a copy.
         let name = unsafe {
             sqlite::sqlite3_create_filename(
@@ -148,7 +154,7 @@ impl FileName {
         };
         NonNull::new(name).map(Self).ok_or_else(|| Error::Io {
             action: "name",
-            path: text.to_owned(),
+            path: path.display().to_string(),
             code: sqlite::SQLITE_NOMEM,
         })
     }
@@ -163,6 +169,17 @@ impl FileName {
             NamePart::Journal => unsafe { sqlite::sqlite3_filename_journal(self.0.as_ptr()) },
         }
     }
+}
+
+/// The name of a file that lies beside a database.
+fn suffixed(path: &Path, suffix: &str) -> Result<CString> {
+    let text = path
+        .to_str()
+        .ok_or_else(|| Error::CannotOpen(format!("{} is not UTF-8", path.display())))?;
+    let mut name = Vec::with_capacity(text.len() + suffix.len() + 1);
+    name.extend_from_slice(text.as_bytes());
+    name.extend_from_slice(suffix.as_bytes());
+    CString::new(name).map_err(|_| Error::CannotOpen("a file name holds a NUL byte".to_owned()))
 }
 
 impl Drop for FileName {
@@ -223,7 +240,7 @@ fn checked(action: &'static str, code: c_int) -> Result<()> {
         sqlite::SQLITE_OK => Ok(()),
         code => Err(Error::Io {
             action,
-            path: "the file".to_owned(),
+            path: THE_FILE.to_owned(),
             code,
         }),
     }

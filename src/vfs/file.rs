@@ -5,6 +5,7 @@
 //! opened by the base VFS in the host's own buffer, and we are not part of it.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use libsqlite3_sys as sqlite;
@@ -93,6 +94,8 @@ pub unsafe fn is_ours(file: *mut sqlite3_file) -> bool {
 
 /// How the log of a database of ours is to be opened.
 pub struct LogOpening {
+    /// The database.
+    pub database: PathBuf,
     /// The writes of the connection, where the database is a replica.
     pub writing: Option<Arc<Mutex<Writing>>>,
     /// Whether it is encrypted, and then what connects the two files, with the log to be.
@@ -113,6 +116,7 @@ pub unsafe fn log_of(file: *mut sqlite3_file) -> Result<Option<LogOpening>> {
         return Ok(None);
     };
     let (writing, link) = (main.writing().cloned(), Arc::clone(main.link()));
+    let database = main.path().to_owned();
     let sealed = match main.sealed() {
         None => None,
         Some(sealed) => {
@@ -126,7 +130,11 @@ pub unsafe fn log_of(file: *mut sqlite3_file) -> Result<Option<LogOpening>> {
         }
     };
     match writing.is_some() || sealed.is_some() {
-        true => Ok(Some(LogOpening { writing, sealed })),
+        true => Ok(Some(LogOpening {
+            database,
+            writing,
+            sealed,
+        })),
         false => Ok(None),
     }
 }
@@ -161,8 +169,9 @@ pub unsafe fn prepare(file: *mut sqlite3_file) -> Result<()> {
         return Ok(());
     }
     // SAFETY: our method table proves that the file is ours.
-    match unsafe { &mut opened(file).kind } {
-        Kind::Main(main) => main.prepare().map(drop),
+    let open = unsafe { opened(file) };
+    match (&mut open.kind, &open.base) {
+        (Kind::Main(main), base) => main.prepare(base.as_ref()).map(drop),
         _ => Ok(()),
     }
 }
@@ -175,6 +184,24 @@ unsafe fn opened<'a>(file: *mut sqlite3_file) -> &'a mut OpenFile {
 }
 
 impl OpenFile {
+    /// The database whose file it is, or beside which it lies.
+    fn database(&self) -> Option<&Path> {
+        match &self.kind {
+            Kind::Main(main) => Some(main.path()),
+            Kind::Log(log) => Some(&log.database),
+            Kind::Blocks(_, link) => link.as_deref().map(Link::database),
+            Kind::Super(_) => None,
+        }
+    }
+
+    /// Has an error say which database it is about.
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| match self.database() {
+            Some(path) => error.about(path),
+            None => error,
+        })
+    }
+
     fn forward<F>(
         &self,
         select: impl FnOnce(&sqlite3_io_methods) -> Option<F>,
@@ -192,7 +219,7 @@ impl OpenFile {
         let Kind::Main(main) = &mut self.kind else {
             return Ok(());
         };
-        if main.prepare()?
+        if main.prepare(self.base.as_ref())?
             && let Some(replica) = main.replica()
             && !replica.is_made()?
         {
@@ -240,6 +267,7 @@ impl OpenFile {
         if held < sqlite::SQLITE_LOCK_RESERVED
             && let Err(error) = main.locked(base, level)
         {
+            let error = error.about(main.path());
             last_error::note(&error);
             // A lock that is refused was not taken.
             let before = match level {
@@ -338,7 +366,8 @@ impl OpenFile {
         if is_writing || !self.is_plain() {
             // SAFETY: SQLite's data has `amount` bytes.
             let data = unsafe { std::slice::from_raw_parts(data.cast(), amount as usize) };
-            return match self.write_through(data, offset as u64) {
+            let written = self.write_through(data, offset as u64);
+            return match self.named(written) {
                 // A transaction that is to be run again. With SQLITE_BUSY alone SQLite would keep it
                 // open, with a log that cannot be continued.
                 Err(error) if is_writing && error.code() == sqlite::SQLITE_BUSY => {
@@ -430,8 +459,9 @@ impl OpenFile {
         {
             return code_of(writing.lock().sync(&log.beneath(base)));
         }
-        if let Err(error) = self.before_sync() {
-            return code_of(Err(error));
+        let ready = self.before_sync();
+        if ready.is_err() {
+            return code_of(self.named(ready));
         }
         // SAFETY: forwards SQLite's own arguments.
         let code = self.forward(
@@ -440,7 +470,8 @@ impl OpenFile {
             sqlite::SQLITE_OK,
         );
         if code == sqlite::SQLITE_OK {
-            return code_of(self.after_sync());
+            let noted = self.after_sync();
+            return code_of(self.named(noted));
         }
         if let Kind::Main(main) = &mut self.kind {
             main.sync_failed();
@@ -457,6 +488,7 @@ impl OpenFile {
         if let (Some(writing), Kind::Main(main)) = (&begins, &self.kind)
             && let Err(error) = prepare_write(main, writing)
         {
+            let error = error.about(main.path());
             last_error::note(&error);
             return error.code();
         }
@@ -499,6 +531,7 @@ impl OpenFile {
         let Err(error) = begun else {
             return code;
         };
+        let error = error.about(main.path());
         last_error::note(&error);
         // A lock that is refused was not taken.
         let back = flags & !sqlite::SQLITE_SHM_LOCK | sqlite::SQLITE_SHM_UNLOCK;
@@ -591,10 +624,10 @@ fn prepare_write(main: &MainFile, writing: &Mutex<Writing>) -> Result<()> {
     match writing.lock().prepare() {
         Ok(true) if main.reads() => {
             // What SQLite is about to find out by itself.
-            last_error::note(&Error::Conflict(
-                "newer content came from the primary: the transaction has to begin again"
-                    .to_owned(),
-            ));
+            last_error::note(&Error::Conflict(format!(
+                "{}: newer content came from the primary: the transaction has to begin again",
+                main.path().display()
+            )));
             Ok(())
         }
         Ok(_) => Ok(()),
@@ -668,7 +701,8 @@ unsafe extern "C" fn read(
         // SAFETY: the buffer has `amount` bytes.
         let buffer =
             unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), amount as usize) };
-        match open.read(buffer, offset as u64) {
+        let read = open.read(buffer, offset as u64);
+        match open.named(read) {
             Ok(read) if read == buffer.len() => sqlite::SQLITE_OK,
             // A short read must zero what is missing.
             Ok(read) => {
@@ -697,7 +731,8 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
     let open = unsafe { opened(file) };
     if !open.is_plain() {
         return guard(sqlite::SQLITE_IOERR_TRUNCATE, || {
-            code_of(open.truncate_sealed(size as u64))
+            let cut = open.truncate_sealed(size as u64);
+            code_of(open.named(cut))
         });
     }
     // SAFETY: arguments forwarded.
@@ -721,13 +756,12 @@ unsafe extern "C" fn file_size(file: *mut sqlite3_file, size: *mut sqlite3_int64
     // SAFETY: SQLite's call on an open file of ours.
     let open = unsafe { opened(file) };
     if !open.is_plain() {
-        return guard(sqlite::SQLITE_IOERR_FSTAT, || match open.size_sealed() {
-            Ok(bytes) => {
+        return guard(sqlite::SQLITE_IOERR_FSTAT, || {
+            let bytes = open.size_sealed();
+            code_of(open.named(bytes).map(|bytes| {
                 // SAFETY: as above.
                 unsafe { *size = bytes as i64 };
-                sqlite::SQLITE_OK
-            }
-            Err(error) => code_of(Err(error)),
+            }))
         });
     }
     // SAFETY: arguments forwarded.

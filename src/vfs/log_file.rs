@@ -2,6 +2,7 @@
 //! file: a checkpoint copies sealed pages from one to the other, locks are taken on the database, and
 //! it says for what it needs them.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,6 +19,8 @@ use crate::wal;
 
 /// A log the host has open.
 pub struct LogFile {
+    /// The database.
+    pub database: PathBuf,
     /// The writes of its connection, where its database is a replica.
     pub writing: Option<Arc<Mutex<Writing>>>,
     /// Of an encrypted database.
@@ -74,8 +77,8 @@ impl wal::LogFile for HostLog<'_> {
 
 /// Between the database file, the log and the rollback journal of one connection. Used by one
 /// thread at a time.
-#[derive(Default)]
 pub struct Link {
+    database: PathBuf,
     log: Mutex<Option<SealedLog>>,
     /// Whether pages are handed out as they are sealed.
     copying: AtomicBool,
@@ -96,6 +99,23 @@ struct OpenJournal {
 }
 
 impl Link {
+    /// Of a connection to this database.
+    pub fn new(database: PathBuf) -> Self {
+        Self {
+            database,
+            log: Mutex::default(),
+            copying: AtomicBool::default(),
+            writing: AtomicBool::default(),
+            copied: Mutex::default(),
+            journal: Mutex::default(),
+        }
+    }
+
+    /// The database.
+    pub fn database(&self) -> &Path {
+        &self.database
+    }
+
     /// The log was opened.
     pub fn open(&self, log: SealedLog) {
         *self.log.lock() = Some(log);

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::base::{BaseFile, BaseVfs, FileName, NamePart};
 use super::log_file::Link;
-use super::{pragma, register, temporary};
+use super::{pragma, register, temporary, unlock};
 use crate::crypt::RawFile;
 use crate::crypt::blocks::SealedBlocks;
 use crate::crypt::database::SealedDatabase;
@@ -62,6 +62,8 @@ pub struct MainFile {
     /// Whether the file was found encrypted when it was opened.
     found_sealed: bool,
     keys: Option<Arc<Keys>>,
+    /// The header of an encrypted file as it was before there was a lock.
+    seen: Option<Box<Header>>,
     /// `None` for a plain file, and while there is nothing in an encrypted one.
     sealed: Option<SealedDatabase>,
     link: Arc<Link>,
@@ -99,15 +101,15 @@ impl MainFile {
             name,
             flags,
             creates: flags & sqlite::SQLITE_OPEN_CREATE != 0,
-            path,
             replica: None,
             has_begun: false,
             writing: None,
             opening: None,
             found_sealed,
             keys: None,
+            seen: None,
             sealed: None,
-            link: Arc::default(),
+            link: Arc::new(Link::new(path.clone())),
             db: std::ptr::null_mut(),
             index: std::ptr::null(),
             shared: 0,
@@ -118,6 +120,7 @@ impl MainFile {
             level: sqlite::SQLITE_LOCK_NONE,
             secret: None,
             opened: None,
+            path,
         }
     }
 
@@ -264,20 +267,21 @@ impl MainFile {
         unsafe { self.vfs.open(self.name, flags) }
     }
 
-    /// Finds out what the database is: its key, and what it follows. Whether that was not known
-    /// before.
-    pub fn prepare(&mut self) -> Result<bool> {
+    /// Finds out what the database is: its key, and what it follows. `base` is its file, where that
+    /// is open. Whether it was not known before.
+    pub fn prepare(&mut self, base: Option<&BaseFile>) -> Result<bool> {
         let Some(opening) = self.opening.take() else {
             return Ok(false);
         };
-        let prepared = self.prepare_as(&opening);
+        let prepared = self.prepare_as(&opening, base);
+        let prepared = prepared.map_err(|error| error.about(&self.path));
         if prepared.is_err() {
             self.opening = Some(opening);
         }
         prepared.map(|()| true)
     }
 
-    fn prepare_as(&mut self, opening: &Opening) -> Result<()> {
+    fn prepare_as(&mut self, opening: &Opening, base: Option<&BaseFile>) -> Result<()> {
         let given = match opening {
             Opening::Internal => {
                 self.keys = Some(keys::find(&self.path).ok_or_else(|| {
@@ -288,14 +292,25 @@ impl MainFile {
             Opening::Host(given) => given,
         };
         let host = register::host()?;
-        let secrets = registry::secrets(&self.path).or(Settings::from_environment());
+        let mut secrets = registry::secrets(&self.path);
+        if given.key.is_none() {
+            secrets = secrets.or(Settings::from_environment());
+        }
         let secret = given.key.as_ref().or(secrets.key.as_ref());
         let cipher = given.cipher.or(secrets.cipher);
         for last in [false, false, true] {
-            let keys = host.unlock(&self.path, secret, cipher)?;
+            let found = match base {
+                Some(base) => Header::find(base)?,
+                None => unlock::look(self.vfs, &self.path)?,
+            };
+            let unlocked = unlock::unlock_found(self.vfs, &self.path, found, secret, cipher)?;
+            let keys = unlocked.keys;
             if let Some(keys) = &keys {
                 self.may_be_encrypted()?;
-                rekey::finish(&*host, &self.path, keys)?;
+                // Whoever has unlocked it before has done that.
+                if !unlocked.known {
+                    rekey::finish(&*host, &self.path, keys)?;
+                }
             }
             match registry::attach(&host, &self.path, (**given).clone()) {
                 // Another process has just made the state store, with keys of its own.
@@ -307,7 +322,7 @@ impl MainFile {
                         register::may_follow(&self.path, self.is_immutable(), true)?;
                     }
                     self.secret = keys.as_ref().and(secret.cloned());
-                    self.keys = keys;
+                    (self.keys, self.seen) = (keys, unlocked.header);
                     self.follow(replica);
                     break;
                 }
@@ -419,7 +434,11 @@ impl MainFile {
         let (Some(keys), None) = (&self.keys, &self.sealed) else {
             return Ok(());
         };
-        match Header::find(base)? {
+        let found = match self.seen.take() {
+            Some(header) if header.is_current(base)? => Found::Sealed(header),
+            _ => Header::find(base)?,
+        };
+        match found {
             Found::Empty => {}
             Found::Sealed(header) => {
                 let keys = match keys.own(&header) {

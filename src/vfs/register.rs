@@ -416,6 +416,7 @@ unsafe fn open_log(
         }
     };
     let kind = Kind::Log(LogFile {
+        database: opening.database,
         writing: opening.writing,
         sealed,
     });
@@ -578,8 +579,8 @@ unsafe fn with_disk_name(name: *const c_char, call: impl FnOnce(*const c_char) -
     for part in [LOG, JOURNAL] {
         // SAFETY: the caller's promise.
         if let Some((database, _)) = unsafe { sealed_beside(name, part) } {
-            return match FileName::sealed(&database) {
-                Ok(name) => call(name.part(part.1)),
+            return match FileName::sealed_part(&database, part.1) {
+                Ok(name) => call(name.as_ptr()),
                 Err(error) => answer(Err(error)),
             };
         }
@@ -632,12 +633,12 @@ pub fn is_ours(vfs: *const sqlite3_vfs) -> bool {
 unsafe fn uri_settings(name: *const c_char) -> Result<Settings> {
     let mut settings = Settings::default();
     for setting in NAMES {
-        let key = std::ffi::CString::new(setting).unwrap_or_default();
         // SAFETY: the caller's promise; the result lives as long as the name.
-        let value = unsafe { sqlite::sqlite3_uri_parameter(name, key.as_ptr()) };
+        let value = unsafe { sqlite::sqlite3_uri_parameter(name, setting.as_ptr()) };
         if !value.is_null() {
             // SAFETY: parameters are NUL-terminated.
-            settings.set(setting, &unsafe { CStr::from_ptr(value) }.to_string_lossy())?;
+            let value = unsafe { CStr::from_ptr(value) }.to_string_lossy();
+            settings.set(&setting.to_string_lossy(), &value)?;
         }
     }
     Ok(settings)

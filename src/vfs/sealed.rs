@@ -62,6 +62,11 @@ impl SealedContent {
         Self::of(file, keys)
     }
 
+    /// Has an error say which file it is about.
+    fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| error.about(Path::new(self.file.path())))
+    }
+
     /// Id of the file and size of its pages, for its log.
     fn log(&self, keys: Arc<Keys>) -> Result<SealedLog> {
         let sealed = self.sealed.lock();
@@ -75,11 +80,13 @@ impl SealedContent {
 
 impl LogFile for SealedContent {
     fn read(&self, buffer: &mut [u8], offset: u64) -> Result<usize> {
-        self.sealed.lock().read(self.file.raw(), buffer, offset)
+        let read = self.sealed.lock().read(self.file.raw(), buffer, offset);
+        self.named(read)
     }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<()> {
-        self.sealed.lock().write(self.file.raw(), data, offset)
+        let written = self.sealed.lock().write(self.file.raw(), data, offset);
+        self.named(written)
     }
 
     fn sync(&self) -> Result<()> {
@@ -90,7 +97,8 @@ impl LogFile for SealedContent {
     }
 
     fn size(&self) -> Result<u64> {
-        self.sealed.lock().size(self.file.raw())
+        let size = self.sealed.lock().size(self.file.raw());
+        self.named(size)
     }
 }
 
@@ -130,7 +138,8 @@ impl LogFile for SealedOwnLog {
             true => Damage::EndsTheLog,
             false => Damage::IsAnError,
         };
-        sealed.read(self.file.raw(), buffer, offset, damage)
+        let read = sealed.read(self.file.raw(), buffer, offset, damage);
+        read.map_err(|error| error.about(Path::new(self.file.path())))
     }
 
     fn write(&self, data: &[u8], offset: u64) -> Result<()> {

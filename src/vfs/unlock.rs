@@ -56,7 +56,7 @@ pub fn ephemeral() -> Result<Arc<Keys>> {
 }
 
 /// What a file that may not be there begins with.
-fn look(vfs: BaseVfs, path: &Path) -> Result<Found> {
+pub fn look(vfs: BaseVfs, path: &Path) -> Result<Found> {
     match path.try_exists() {
         Ok(true) => Header::find(OwnFile::peek(vfs, path, false)?.raw()),
         _ => Ok(Found::Empty),
@@ -88,24 +88,42 @@ pub fn unlock(
     secret: Option<&Secret>,
     algorithm: Option<Algorithm>,
 ) -> Result<Option<Arc<Keys>>> {
-    let header = match (look(vfs, path)?, look(vfs, &paths::store(path))?) {
-        (Found::Sealed(header), _) => Some(header),
-        (Found::Plain, _) | (Found::Empty, Found::Plain) => {
-            return match secret {
-                None => Ok(None),
-                Some(_) => Err(Error::NotADatabase(format!(
-                    "{} is not encrypted, and a key is given: VACUUM INTO \
-                     'file:new.db?vfs=replica&encryption_key=…' makes an encrypted copy",
-                    path.display()
-                ))),
-            };
-        }
-        (Found::Empty, Found::Sealed(header)) => Some(header),
-        (Found::Empty, Found::Empty) => None,
+    let found = look(vfs, path)?;
+    Ok(unlock_found(vfs, path, found, secret, algorithm)?.keys)
+}
+
+/// What a database was unlocked with.
+#[derive(Default)]
+pub struct Unlocked {
+    /// The keys; `None` where nothing is encrypted.
+    pub keys: Option<Arc<Keys>>,
+    /// The header of the database, where it has one.
+    pub header: Option<Box<Header>>,
+    /// Another connection of this process has unlocked it with this secret before.
+    pub known: bool,
+}
+
+/// The same for a file that was looked into.
+pub fn unlock_found(
+    vfs: BaseVfs,
+    path: &Path,
+    found: Found,
+    secret: Option<&Secret>,
+    algorithm: Option<Algorithm>,
+) -> Result<Unlocked> {
+    let (own, of_store) = match found {
+        Found::Sealed(header) => (Some(header), None),
+        Found::Plain => return no_keys(path, secret),
+        Found::Empty => match look(vfs, &paths::store(path))? {
+            Found::Sealed(header) => (None, Some(header)),
+            Found::Plain => return no_keys(path, secret),
+            Found::Empty => (None, None),
+        },
     };
+    let header = own.as_ref().or(of_store.as_ref());
     let Some(secret) = secret else {
         return match header {
-            None => Ok(None),
+            None => Ok(Unlocked::default()),
             Some(_) => Err(Error::NotADatabase(format!(
                 "{} is encrypted: give its key (encryption_key, key_file, PRAGMA key)",
                 path.display()
@@ -114,20 +132,41 @@ pub fn unlock(
     };
     let known = keys::find(path).filter(|keys| keys.is_secret(secret));
     let keys = match (known, header) {
-        // Another connection of this process is about to make it.
-        (Some(keys), None) => return Ok(Some(keys)),
-        (Some(keys), Some(header)) if keys.own(&header) && keys.wraps(&header) => {
-            return Ok(Some(keys));
+        // Without a header another connection of this process is about to make it.
+        (Some(keys), header) if header.is_none_or(|it| keys.own(it) && keys.wraps(it)) => {
+            return Ok(Unlocked {
+                keys: Some(keys),
+                header: own,
+                known: true,
+            });
         }
-        (_, Some(header)) => Keys::unlock(&header, secret, entropy()?)?,
-        (None, None) => {
+        (_, Some(header)) => {
+            Keys::unlock(header, secret, entropy()?).map_err(|error| error.about(path))?
+        }
+        (_, None) => {
             let algorithm = algorithm.unwrap_or_else(Algorithm::fastest);
             Keys::create(secret, algorithm, entropy()?)?
         }
     };
     let keys = Arc::new(keys);
     keys::put(path, &keys);
-    Ok(Some(keys))
+    Ok(Unlocked {
+        keys: Some(keys),
+        header: own,
+        known: false,
+    })
+}
+
+/// A plain file has none, and takes none.
+fn no_keys(path: &Path, secret: Option<&Secret>) -> Result<Unlocked> {
+    match secret {
+        None => Ok(Unlocked::default()),
+        Some(_) => Err(Error::NotADatabase(format!(
+            "{} is not encrypted, and a key is given: VACUUM INTO \
+             'file:new.db?vfs=replica&encryption_key=…' makes an encrypted copy",
+            path.display()
+        ))),
+    }
 }
 
 /// See [`Host::is_wrapped`](crate::database::host::Host::is_wrapped).

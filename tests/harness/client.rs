@@ -2,12 +2,13 @@
 //! process is gone.
 
 use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 
-use crate::host::{Failure, PYTHON, bundled_host, decode, script};
+use crate::host::{Failure, PYTHON, bundled_host, decode, installed, script};
 use crate::process::PATIENCE;
 use crate::shell::SQLITE3;
 use crate::{hex, library, uri};
@@ -19,6 +20,8 @@ pub enum Kind {
     Shell,
     /// Debian's Python.
     Python,
+    /// better-sqlite3, which opens no URIs.
+    Node,
     /// The bundled current SQLite.
     Bundled,
     /// Debian's Python without the extension.
@@ -103,7 +106,19 @@ impl Client {
                 command.arg(script("host.py"));
                 command
             }
+            Kind::Node => {
+                let mut command = Command::new("node");
+                command.arg(script("host.js")).arg(installed("node"));
+                command
+            }
             Kind::Bundled => Command::new(bundled_host()),
+        };
+        // SAFETY: the child only asks to be told of a full disk by a code, before it becomes another program.
+        unsafe {
+            command.pre_exec(|| {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                Ok(())
+            })
         };
         // One pipe for both: what a statement printed and what went wrong with it lie before its mark.
         let (reader, writer) = std::io::pipe().expect("pipe");
@@ -144,9 +159,61 @@ impl Client {
         match self.kind {
             Kind::Shell => self.sql(&format!(".open \"{name}\"")),
             Kind::PlainPython => self.ask("open", &["main", path.to_str().expect("UTF-8")]),
+            Kind::Node => {
+                self.configure(path, &name)?;
+                self.ask("open", &["main", path.to_str().expect("UTF-8")])
+            }
             _ => self.ask("open", &["main", &name]),
         }
         .map(drop)
+    }
+
+    /// Attaches `path` as schema `name`, through the replica VFS.
+    pub fn attach(&mut self, name: &str, path: &Path, parameters: &str) -> Result<(), Trouble> {
+        let mut file = uri(path, parameters);
+        if self.kind == Kind::Node {
+            self.configure(path, &file)?;
+            file = path.to_str().expect("UTF-8").to_string();
+        }
+        self.sql(&format!("ATTACH '{file}' AS {name}")).map(drop)
+    }
+
+    /// What the URI says, where there are no URIs.
+    fn configure(&mut self, path: &Path, uri: &str) -> Result<(), Trouble> {
+        self.ask("sql", &["memory", "SELECT replica_default_vfs(1)"])?;
+        let (_, parameters) = uri.split_once("?vfs=replica").expect("a URI");
+        let settings: serde_json::Map<_, _> = parameters
+            .split('&')
+            .filter_map(|parameter| parameter.split_once('='))
+            .map(|(name, value)| (name.to_string(), value.into()))
+            .collect();
+        if settings.is_empty() {
+            return Ok(());
+        }
+        let path = path.to_str().expect("UTF-8");
+        let json = serde_json::Value::Object(settings);
+        let sql = format!("SELECT replica_configure('{path}', '{json}')");
+        self.ask("sql", &["memory", &sql]).map(drop)
+    }
+
+    /// No file of the process may grow beyond `size` bytes from now on: a full disk, for whoever writes more.
+    pub fn limit_files(&self, size: Option<u64>) {
+        let pid = self.child.0.lock().expect("not poisoned").id();
+        let limit = libc::rlimit {
+            rlim_cur: size.unwrap_or(libc::RLIM_INFINITY),
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: the structure lives across the call, and nothing is written to.
+        let code = unsafe {
+            let pid = libc::pid_t::try_from(pid).expect("a pid");
+            libc::prlimit(
+                pid,
+                libc::RLIMIT_FSIZE,
+                &raw const limit,
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(code, 0, "prlimit");
     }
 
     /// A process that has `path` open.
@@ -199,6 +266,17 @@ impl Client {
             let reason = self.sql("SELECT replica_last_error()");
             panic!("{:?}: {sql}: {trouble:?}; {reason:?}", self.kind)
         })
+    }
+
+    /// The newest sentence of `replica_last_error()`. Any connection of the process has it; better-sqlite3 runs nothing
+    /// at all on one whose database cannot be read.
+    #[track_caller]
+    pub fn last_error(&mut self) -> String {
+        let sql = "SELECT replica_last_error()";
+        match self.kind {
+            Kind::Node => self.command("sql", &["memory", sql]),
+            _ => self.done(sql),
+        }
     }
 
     /// Runs one statement until SQLite no longer says "busy"; any other trouble fails the test. How often it was busy.

@@ -7,12 +7,15 @@ const Database = require(path.join(process.argv[2], 'node_modules', 'better-sqli
 
 const connections = new Map();
 
-// The module names result codes; the protocol carries numbers. The longest name that fits wins.
+// The module names extended result codes; the protocol carries numbers. Those that are not here go by the longest name
+// that fits.
 const codes = {
   SQLITE_ERROR: 1, SQLITE_BUSY: 5, SQLITE_LOCKED: 6, SQLITE_READONLY: 8, SQLITE_IOERR: 10, SQLITE_CORRUPT: 11,
-  SQLITE_CANTOPEN: 14, SQLITE_MISUSE: 21, SQLITE_AUTH: 23, SQLITE_NOTADB: 26,
+  SQLITE_FULL: 13, SQLITE_CANTOPEN: 14, SQLITE_MISUSE: 21, SQLITE_AUTH: 23, SQLITE_NOTADB: 26,
+  SQLITE_BUSY_SNAPSHOT: 517, SQLITE_IOERR_DATA: 8202,
 };
-const number = (name) => codes[Object.keys(codes).find((code) => String(name).startsWith(code))] ?? 1;
+const byLength = Object.keys(codes).sort((one, other) => other.length - one.length);
+const number = (name) => codes[byLength.find((code) => String(name).startsWith(code))] ?? 1;
 
 const text = (value) => (value === null ? '' : Buffer.isBuffer(value) ? value.toString('hex') : String(value));
 

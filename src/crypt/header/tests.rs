@@ -205,3 +205,35 @@ fn an_interrupted_rekey_opens_with_exactly_one_key() {
         }
     }
 }
+
+#[test]
+fn a_header_is_current_until_a_newer_one_is_there() {
+    let (file, keys, mut header) = made(&raw("01"));
+    let mut seen = found(&file);
+    for pages in 1..6 {
+        assert!(seen.is_current(&file).unwrap() && header.is_current(&file).unwrap());
+        header
+            .update(&file, &keys, |header| header.complete(pages))
+            .unwrap();
+        header.synced();
+        assert!(!seen.is_current(&file).unwrap(), "{pages}");
+        seen.refresh(&file, &keys).unwrap();
+        assert_eq!(seen.complete(), pages);
+    }
+    let bytes = file.copy();
+    for at in 0..USED_BYTES {
+        for copy in 0..2 {
+            // Of its own copy each byte counts. The older one may be damaged, not seem newer.
+            let mut bytes = bytes.clone();
+            bytes[copy * COPY_BYTES + at] ^= 0x80;
+            let changed = Bytes::of(bytes);
+            let current = seen.is_current(&changed).unwrap();
+            assert!(!current || copy != seen.copy, "byte {at} of copy {copy}");
+            let same =
+                matches!(Header::find(&changed), Ok(Found::Sealed(now)) if now.bytes == seen.bytes);
+            assert!(same || !current, "byte {at} of copy {copy}");
+        }
+    }
+    let cut = Bytes::of(bytes[..COPY_BYTES].to_vec());
+    assert!(!seen.is_current(&cut).unwrap());
+}
