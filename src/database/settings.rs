@@ -1,6 +1,5 @@
 //! What a user may set on a replica, and where each value comes from.
 
-use std::ffi::CStr;
 use std::path::{self, PathBuf};
 use std::time::Duration;
 
@@ -13,21 +12,21 @@ use crate::crypt::key::Secret;
 use crate::error::{Error, Result};
 
 /// Names a URI, `replica_configure` or the environment may give.
-pub const NAMES: [&CStr; 14] = [
-    c"sync_url",
-    c"auth_token",
-    c"sync_timeout",
-    c"sync_interval",
-    c"live",
-    c"offline",
-    c"read_your_writes",
-    c"encryption_key",
-    c"key_file",
-    c"cipher",
-    c"write_mode",
-    c"on_conflict",
-    c"ca_file",
-    c"storage",
+pub const NAMES: [&str; 14] = [
+    "sync_url",
+    "auth_token",
+    "sync_timeout",
+    "sync_interval",
+    "live",
+    "offline",
+    "read_your_writes",
+    "encryption_key",
+    "key_file",
+    "cipher",
+    "write_mode",
+    "on_conflict",
+    "ca_file",
+    "storage",
 ];
 
 /// The longest `sync_timeout`, in seconds.
@@ -114,7 +113,7 @@ impl Settings {
             "offline" if value == "0" => {}
             "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
             "storage" if value == "file" => {}
-            name if is_known(name) => {
+            name if NAMES.contains(&name) => {
                 return Err(Error::CannotOpen(format!(
                     "{name}={} is not built yet",
                     shown(name, value)
@@ -236,7 +235,7 @@ impl Settings {
             "write_mode" => Some(self.write_mode().word().to_owned()),
             "read_your_writes" => given.or(Some("1".to_owned())),
             "storage" => Some("file".to_owned()),
-            name if is_known(name) => given,
+            name if NAMES.contains(&name) => given,
             _ => return Err(unknown(name)),
         })
     }
@@ -281,12 +280,6 @@ impl Settings {
     pub fn timeout(&self) -> Duration {
         self.sync_timeout.unwrap_or(Duration::from_secs(10))
     }
-}
-
-fn is_known(name: &str) -> bool {
-    NAMES
-        .iter()
-        .any(|known| known.to_bytes() == name.as_bytes())
 }
 
 fn unknown(name: &str) -> Error {
@@ -407,7 +400,7 @@ mod tests {
     #[test]
     fn what_is_in_force_can_be_read_and_given_again() {
         let mut settings = Settings::default();
-        for name in NAMES.map(|name| name.to_str().unwrap()) {
+        for name in NAMES {
             let value = settings.in_force(name).unwrap();
             if let Some(value) = value {
                 settings.set(name, &value).unwrap();

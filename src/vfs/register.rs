@@ -631,14 +631,24 @@ pub fn is_ours(vfs: *const sqlite3_vfs) -> bool {
 /// # Safety
 /// `name` is the name of a main database, from SQLite.
 unsafe fn uri_settings(name: *const c_char) -> Result<Settings> {
-    let mut settings = Settings::default();
-    for setting in NAMES {
+    let parameter = |at: c_int| {
         // SAFETY: the caller's promise; the result lives as long as the name.
-        let value = unsafe { sqlite::sqlite3_uri_parameter(name, setting.as_ptr()) };
-        if !value.is_null() {
-            // SAFETY: parameters are NUL-terminated.
-            let value = unsafe { CStr::from_ptr(value) }.to_string_lossy();
-            settings.set(&setting.to_string_lossy(), &value)?;
+        let key = unsafe { sqlite::sqlite3_uri_key(name, at) };
+        // SAFETY: parameters are NUL-terminated; there are no more where it is null.
+        (!key.is_null()).then(|| unsafe { CStr::from_ptr(key) })
+    };
+    let given: Vec<&CStr> = (0..).map_while(parameter).collect();
+    let mut settings = Settings::default();
+    // In this order, whatever that of the URI.
+    for setting in NAMES {
+        let key = given
+            .iter()
+            .find(|key| key.to_bytes() == setting.as_bytes());
+        if let Some(key) = key {
+            // SAFETY: the name has this parameter.
+            let value =
+                unsafe { CStr::from_ptr(sqlite::sqlite3_uri_parameter(name, key.as_ptr())) };
+            settings.set(setting, &value.to_string_lossy())?;
         }
     }
     Ok(settings)
