@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) trace: Trace,
     /// What went wrong.
     pub(super) failure: Option<String>,
+    /// While it is not 0 nobody dies.
+    pub(super) shields: usize,
     /// Programs that have not done all they were to do.
     pub(super) busy: usize,
     /// Replicas' programs that have not found out what became of all they did.
@@ -157,6 +159,7 @@ impl World {
                 ledger: Ledger::default(),
                 trace: Trace::default(),
                 failure: None,
+                shields: 0,
                 busy: 0,
                 unsettled: 0,
                 programs: 0,
@@ -263,6 +266,9 @@ impl World {
     /// Whether a process, or a machine, dies at this step.
     pub(super) fn strike(&self, process: &Process) {
         let state = &mut *self.state.lock();
+        if state.shields > 0 {
+            return;
+        }
         let crash = state.plan.crash;
         let Some(number) = state.happens(crash) else {
             return;
