@@ -3,10 +3,10 @@
 //! The order is everything, and any other one loses committed data:
 //!
 //! 1. WAL_WRITE; the header read under it.
-//! 2. Where all frames are in the database file and no reader needs the log: *restart*. Publish
-//!    a header with mxFrame 0 and new salts, and only then reset what checkpointers keep. This
-//!    also takes the checkpoint lock, which SQLite does not: a checkpointer that read the old
-//!    header, and acts after the restart, would count frames of the old log as copied.
+//! 2. Where all frames are in the database file and no reader needs the log: *restart*. Count no
+//!    frame as copied, publish a header with mxFrame 0 and new salts, and only then reset the read
+//!    marks. This also takes the checkpoint lock, which SQLite does not: a checkpointer that read
+//!    the old header, and acts after the restart, would count frames of the old log as copied.
 //! 3. With mxFrame 0: write the log header and sync it, so that after a power loss no frame of
 //!    the old log follows an old header.
 //! 4. Write the frames, sync, enter them in the hash tables, publish the header, unlock.
