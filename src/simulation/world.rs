@@ -139,7 +139,6 @@ impl State {
 impl World {
     /// A world of some machines and some actors.
     pub(super) fn new(plan: Plan, machines: usize, actors: Vec<String>) -> Arc<Self> {
-        let seed = plan.seed;
         let actor = |name| Actor {
             name,
             wakes: 0,
@@ -147,15 +146,14 @@ impl World {
         };
         Arc::new(Self {
             state: Mutex::new(State {
-                plan,
                 now: 0,
                 steps: 0,
                 actors: actors.into_iter().map(actor).collect(),
-                schedule: Random::new(seed, 2),
-                entropy: Random::new(seed, 3),
-                faults: Faults::new(seed),
+                schedule: plan.stream(2),
+                entropy: plan.stream(3),
+                faults: Faults::new(plan.stream(4)),
                 machines: (0..machines).map(|_| Machine::default()).collect(),
-                network: Network::new(seed),
+                network: Network::new(plan.stream(5)),
                 ledger: Ledger::default(),
                 trace: Trace::default(),
                 failure: None,
@@ -166,6 +164,7 @@ impl World {
                 last: Vec::new(),
                 transactions: 0,
                 next_process: 0,
+                plan,
             }),
             running: AtomicUsize::new(NOBODY),
             threads: OnceLock::new(),
