@@ -34,7 +34,7 @@ failed=0
 for process in "${running[@]}"; do
   wait "$process" || failed=1
 done
-grep -hv '^total\|^running\|^test \|^$' "$work"/* || true
+grep -hv '^total\|^running\|^test \|^ok$\|^$' "$work"/* || true
 awk '/^total/ { name = $0; sub(/^total +[0-9]+ /, "", name); if (!(name in sum)) order[++n] = name; sum[name] += $2 }
   END { for (i = 1; i <= n; i++) printf "%14d %s\n", sum[order[i]], order[i] }' "$work"/*
 exit "$failed"

@@ -18,11 +18,11 @@ use crate::error::Result;
 use crate::wal::apply::Writer;
 use crate::wal::frame::Salts;
 
-/// Log size in bytes from which it is copied into the database file.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// Log size in bytes from which it is copied into the database file. Tests have small ones.
+const CHECKPOINT_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
 
 /// Log size in bytes from which writers are held back for a moment, so that it can begin anew.
-const RESTART_BYTES: u64 = 16 << 20;
+const RESTART_BYTES: u64 = 4 * CHECKPOINT_BYTES;
 
 /// Times it lets go of the log beside a busy writer before that is held back; from twice
 /// [`RESTART_BYTES`] on it does not try.

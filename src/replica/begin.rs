@@ -58,6 +58,7 @@ impl Replica {
         let (handle, store) = local.handle(self.host(), self.path())?;
         handle.header()?;
         let mut writer = Writer::under_lock(&*handle.files.index)?;
+        writer.finish_restart()?;
         match resolve::resolve(handle, store, &mut writer)? {
             Standing::Known(state) => Ok(state),
             _ => Err(self.contended()),

@@ -29,8 +29,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Times another process may get in first before a sync gives up.
 const MOST_ROUNDS: usize = 100;
 
-/// Log size in bytes from which a sync also checkpoints.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+/// Log size in bytes from which a sync also checkpoints. Tests have small ones.
+const CHECKPOINT_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 4 << 20 };
 
 /// One round of [`Replica::sync`].
 pub(super) enum Round {

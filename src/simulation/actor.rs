@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::process::{Killed, Process};
-use super::random::Random;
 use super::world::World;
 
 /// How a process ended by itself.
@@ -24,8 +23,7 @@ pub(super) fn run(
     machine: usize,
     mut life: impl FnMut(&Process) -> End,
 ) {
-    let seed = world.state.lock().plan.seed;
-    let mut random = Random::new(seed, 100 + actor as u64);
+    let mut random = world.state.lock().plan.stream(100 + actor as u64);
     while !world.is_over() {
         let lived = catch_unwind(AssertUnwindSafe(|| {
             let process = world.start_process(actor, machine);

@@ -20,13 +20,15 @@ use super::world::World;
 use super::{PRIMARY, replica, server};
 use crate::database::body::Body;
 use crate::database::settings::Settings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::primary::answer::Primary;
 use crate::primary::commits::Commits;
 use crate::primary::server::Service;
 use crate::remote::{PushFailure, Remote, Traffic};
 use crate::replica::follower::Replica;
 use crate::replica::writing::Writing;
+use crate::wal::frame::Salts;
+use crate::wal::{Lock, SharedIndex};
 use crate::wire::{PushReader, PushRequest, PushResponse, Request, Response};
 
 /// A primary without a network before it, and the last push it had.
@@ -124,9 +126,15 @@ impl Case {
             replica: Some((&replica, Writing::new(Arc::clone(&replica)))),
             random: &mut Random::new(7, 7),
         };
-        for _ in 0..count {
-            program.write().unwrap();
+        let mut done = 0;
+        while done < count {
+            // Others may be in the way of a transaction that does not wait for them.
+            match program.write() {
+                Ok(()) => done += 1,
+                Err(error) => assert!(matches!(error, Error::Busy(_)), "{error}"),
+            }
         }
+        program.read().unwrap();
     }
 
     /// The primary's machine loses its power.
@@ -182,4 +190,26 @@ fn a_push_is_not_refused_where_the_history_was_lost() {
         }
     }
     assert!(lost > 0);
+}
+
+#[test]
+fn a_restart_cut_off_half_way_hides_no_transaction_of_sqlite() {
+    let case = Case::new(1);
+    case.serve();
+    case.write(1);
+    // As long as this is open, nobody removes the log.
+    let process = case.process(1);
+    let path = Path::new(replica::PATH);
+    let mut sqlite = Sqlite::open(&process, path, false).unwrap();
+    case.write(3);
+    let mut header = sqlite.header().unwrap();
+    sqlite.copy().unwrap();
+    // Whoever begins the log anew is killed after the header.
+    assert!(sqlite.index.lock_exclusive(Lock::Write).unwrap());
+    header.mx_frame = 0;
+    header.salts = header.salts.restarted(Salts([7; 8]));
+    header.publish(&sqlite.index).unwrap();
+    sqlite.index.unlock_exclusive(Lock::Write);
+    // Each of these reads, and compares.
+    case.write(4);
 }

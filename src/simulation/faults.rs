@@ -37,9 +37,9 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(random: Random) -> Self {
         Self {
-            random: Random::new(seed, 4),
+            random,
             drawn: 0,
             counts: [0; KINDS.len()],
         }

@@ -25,6 +25,10 @@ pub(super) enum Told {
     Unknown,
 }
 
+/// How many transactions a reader has to see at least.
+#[derive(Clone, Copy)]
+pub(super) struct Floor(u32);
+
 /// A transaction that somebody tried.
 struct Attempt {
     base: Key,
@@ -67,26 +71,37 @@ impl Ledger {
         }
     }
 
+    /// What a program that begins to read on a machine now has to see at least.
+    pub(super) fn floor(&self, machine: usize) -> Floor {
+        Floor(self.shown.get(&machine).map_or(0, |(depth, _)| *depth))
+    }
+
     /// A program of a machine reads a content, all of one snapshot.
-    pub(super) fn show(&mut self, machine: usize, content: ContentDigest) -> Result<(), String> {
+    pub(super) fn show(
+        &mut self,
+        machine: usize,
+        floor: Floor,
+        content: ContentDigest,
+    ) -> Result<(), String> {
         let key = content.to_bytes();
         let depth = self
             .depth(&key)
             .ok_or("a reader saw a content that no transaction made")?;
-        match self.shown.get(&machine) {
-            Some((deepest, _)) if *deepest > depth => {
-                return Err(format!(
-                    "machine {machine} went back from {deepest} transactions to {depth}"
-                ));
-            }
-            Some((deepest, other)) if *deepest == depth && *other != key => {
-                return Err(format!(
-                    "machine {machine} showed two contents of {depth} transactions"
-                ));
-            }
-            _ => {}
+        if depth < floor.0 {
+            let before = floor.0;
+            return Err(format!(
+                "machine {machine} went back from {before} transactions to {depth}"
+            ));
         }
-        self.shown.insert(machine, (depth, key));
+        let newest = self.shown.entry(machine).or_insert((depth, key));
+        if newest.0 == depth && newest.1 != key {
+            return Err(format!(
+                "machine {machine} showed two contents of {depth} transactions"
+            ));
+        }
+        if newest.0 < depth {
+            *newest = (depth, key);
+        }
         if machine != super::PRIMARY {
             self.followed.insert(key, machine);
         }

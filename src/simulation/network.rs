@@ -53,9 +53,9 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(random: Random) -> Self {
         Self {
-            random: Random::new(seed, 5),
+            random,
             requests: Vec::new(),
             answers: BTreeMap::new(),
             askers: BTreeMap::new(),

@@ -11,6 +11,8 @@ use crate::planted::Bug;
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
+    /// Draws everything else anew, where a failing run is made smaller.
+    pub(super) variation: u64,
     /// Machines with a replica.
     pub(super) replicas: usize,
     /// Processes that have each replica open.
@@ -52,12 +54,13 @@ impl Plan {
         let mut random = Random::new(seed, 1);
         Self {
             seed,
+            variation: 0,
             replicas: random.of(&[2, 2, 3]),
             processes: random.of(&[1, 1, 2]),
-            writers: random.of(&[0, 1, 1]),
-            operations: random.of(&[4, 8, 12]),
+            writers: random.of(&[0, 1, 1, 2]),
+            operations: random.of(&[6, 12, 30]),
             switch: random.of(&[2, 8, 30, 100]),
-            crash: random.of(&[0, 300, 1_000, 1_000, 3_000]),
+            crash: random.of(&[0, 300, 1_000, 1_000, 3_000, 10_000]),
             power: random.of(&[0, 30, 30, 100]),
             disk: random.of(&[0, 0, 0, 100, 500]),
             network: random.of(&[0, 4, 10]),
@@ -75,5 +78,10 @@ impl Plan {
             bug: None,
             traced: false,
         }
+    }
+
+    /// One of the streams of random numbers of the run.
+    pub(super) fn stream(&self, number: u64) -> Random {
+        Random::new(self.seed ^ self.variation << 32, number)
     }
 }

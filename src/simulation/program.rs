@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::ledger::Told;
+use super::ledger::{Floor, Told};
 use super::process::Process;
 use super::random::Random;
 use super::sqlite::{Content, Sqlite};
@@ -28,13 +28,19 @@ pub(super) struct Program<'a> {
 impl Program<'_> {
     /// Reads everything, and compares.
     pub(super) fn read(&mut self) -> Result<Content> {
+        let floor = self.floor();
         let lock = self.sqlite.begin_read(Keep::Snapshot)?;
-        let content = self.see(&lock);
+        let content = self.see(&lock, floor);
         lock.release(&self.sqlite.index);
         content
     }
 
-    fn see(&mut self, lock: &ReadLock) -> Result<Content> {
+    fn floor(&self) -> Floor {
+        let machine = self.process.machine_number();
+        self.process.with(|state| state.ledger.floor(machine))
+    }
+
+    fn see(&mut self, lock: &ReadLock, floor: Floor) -> Result<Content> {
         let content = self.sqlite.read(lock)?;
         let (digest, machine) = (content.digest(), self.process.machine_number());
         let shown = self.process.with(|state| {
@@ -42,7 +48,7 @@ impl Program<'_> {
             state.note(self.process.actor(), || {
                 format!("reads {transactions} transactions")
             });
-            state.ledger.show(machine, digest)
+            state.ledger.show(machine, floor, digest)
         });
         if let Err(reason) = shown {
             self.process.fail(reason);
@@ -81,9 +87,10 @@ impl Program<'_> {
 
     fn try_write(&mut self) -> Result<()> {
         let begun = self.process.with(|state| state.now);
+        let floor = self.floor();
         let mut lock = self.sqlite.begin_read(Keep::Snapshot)?;
         let written = self
-            .see(&lock)
+            .see(&lock, floor)
             .and_then(|content| self.write_on(&mut lock, begun, content));
         lock.release(&self.sqlite.index);
         written
@@ -116,7 +123,8 @@ impl Program<'_> {
         }
         let committed = transaction.commit(lock, &change);
         transaction.end();
-        process.with(|state| {
+        let floor = self.floor();
+        let shown = self.process.with(|state| {
             let told = match &committed {
                 Ok(()) => Told::Committed(state.now),
                 Err(Error::Unknown(_) | Error::Io { .. }) => Told::Unknown,
@@ -127,7 +135,14 @@ impl Program<'_> {
                 Err(error) => format!("has not committed ({told:?}): {error}"),
             });
             state.ledger.tell(digest, told);
+            match told {
+                Told::Committed(_) => state.ledger.show(machine, floor, digest),
+                _ => Ok(()),
+            }
         });
+        if let Err(reason) = shown {
+            process.fail(reason);
+        }
         committed
     }
 

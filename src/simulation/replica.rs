@@ -46,6 +46,9 @@ pub(super) fn live(process: &Process, task: &mut Task) -> End {
 
 fn lived(process: &Process, task: &mut Task) -> Result<End> {
     let path = Path::new(PATH);
+    if task.random.once_in(4) {
+        look(process, task.random.once_in(2))?;
+    }
     let host: Arc<dyn Host> = Arc::new(SimulatedHost(process.clone()));
     let (timeout, write_mode) = process.with(|state| {
         (
@@ -88,12 +91,34 @@ fn lived(process: &Process, task: &mut Task) -> Result<End> {
     Ok(End::Done)
 }
 
+/// A plain shell looks at the replica, perhaps copies its log, and closes it.
+fn look(process: &Process, copies: bool) -> Result<()> {
+    if process.machine(|machine| machine.disk.find(Path::new(PATH)).is_none()) {
+        return Ok(());
+    }
+    let mut random = Random::new(0, 0);
+    let mut program = Program {
+        process,
+        sqlite: Sqlite::open(process, Path::new(PATH), true)?,
+        replica: None,
+        random: &mut random,
+    };
+    process.note(|| "looks without the extension".to_owned());
+    program.read()?;
+    match copies {
+        true => program.sqlite.copy(),
+        false => Ok(()),
+    }
+}
+
 fn step(program: &mut Program<'_>, replica: &Replica) -> Result<()> {
-    match program.random.below(10) {
-        0..5 => program.write(),
-        5 | 6 => program.read().map(drop),
-        7 => sync(program.process, replica),
-        8 => program.sqlite.copy(),
+    match program.random.below(32) {
+        0..16 => program.write(),
+        16..20 => program.read().map(drop),
+        20..24 => sync(program.process, replica),
+        24..27 => program.sqlite.copy(),
+        27 => verify(program.process, replica),
+        28 => replica.discard().map(drop),
         _ => {
             let time = program.random.below(1_500_000);
             program.process.sleep(Duration::from_micros(time))
@@ -113,6 +138,17 @@ fn sync(process: &Process, replica: &Replica) -> Result<()> {
     Ok(())
 }
 
+fn verify(process: &Process, replica: &Replica) -> Result<()> {
+    let found = replica.verify()?;
+    match found.ok {
+        true => Ok(()),
+        false => process.fail(format!(
+            "pages {:?} of position {} are not what they should be",
+            found.bad_pages, found.position
+        )),
+    }
+}
+
 /// Nothing goes wrong any more: waits for the others, and holds what the primary has.
 fn settle(process: &Process, replica: &Replica, program: &mut Program<'_>, is_settled: &mut bool) {
     while !process.with(|state| state.is_calm()) {
@@ -126,6 +162,7 @@ fn settle(process: &Process, replica: &Replica, program: &mut Program<'_>, is_se
         pause(process);
     }
     surely(process, "the last sync", || sync(process, replica));
+    surely(process, "the last look", || verify(process, replica));
     surely(process, "the last read", || {
         let digest = program.read()?.digest();
         process.with(|state| state.last.push((process.machine_number(), digest)));

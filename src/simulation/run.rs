@@ -8,7 +8,6 @@ use super::faults::KINDS;
 use super::plan::Plan;
 use super::process::Process;
 use super::program::set_header;
-use super::random::Random;
 use super::replica::Task;
 use super::sqlite::{Content, Sqlite};
 use super::world::{State, World};
@@ -60,7 +59,7 @@ pub(super) fn run(plan: Plan) -> Outcome {
                     left: plan.operations,
                     is_done: false,
                     is_settled: false,
-                    random: Random::new(plan.seed, 1000 + number as u64),
+                    random: plan.stream(1000 + number as u64),
                 };
                 let act = move || {
                     planted::plant(bug);

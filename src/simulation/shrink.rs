@@ -4,7 +4,10 @@ use super::plan::Plan;
 use super::run::{Outcome, run};
 
 /// Runs that are tried.
-const MOST_RUNS: usize = 400;
+const MOST_RUNS: usize = 2000;
+
+/// Runs that differ in nothing but chance.
+const VARIATIONS: u64 = 8;
 
 /// The smallest plan that was found, and its run with a trace.
 pub(super) fn shrink(plan: &Plan) -> (Plan, Outcome) {
@@ -48,29 +51,38 @@ impl Search {
         helped
     }
 
-    /// Whether a smaller plan fails as well: then it is the best one.
+    /// Whether a smaller plan fails as well: then it is the best one. Whoever takes part, or does not,
+    /// changes all that follows: so it is tried with more than one chance.
     fn attempt(&mut self, reduce: impl Fn(&mut Plan)) -> bool {
         let mut plan = self.best.clone();
         reduce(&mut plan);
-        if plan == self.best || self.left == 0 {
+        if plan == self.best {
             return false;
         }
-        self.left -= 1;
-        let outcome = run(plan.clone());
-        let fails = outcome.failure.is_some();
-        if fails {
-            (self.best, self.drawn) = (plan, outcome.drawn);
+        let first = plan.variation;
+        for variation in first..first + VARIATIONS {
+            plan.variation = variation;
+            if self.left == 0 {
+                return false;
+            }
+            self.left -= 1;
+            let outcome = run(plan.clone());
+            if outcome.failure.is_some() {
+                (self.best, self.drawn) = (plan, outcome.drawn);
+                return true;
+            }
         }
-        fails
+        false
     }
 }
 
-const REDUCTIONS: [fn(&mut Plan); 11] = [
+const REDUCTIONS: [fn(&mut Plan); 12] = [
+    |plan| plan.replicas = 1,
     |plan| plan.replicas = (plan.replicas - 1).max(1),
     |plan| plan.processes = 1,
     |plan| plan.writers = plan.writers.saturating_sub(1),
-    |plan| plan.operations /= 2,
-    |plan| plan.operations = plan.operations.saturating_sub(1),
+    |plan| plan.operations = (plan.operations / 2).max(1),
+    |plan| plan.operations = (plan.operations - 1).max(1),
     |plan| plan.network = 0,
     |plan| plan.disk = 0,
     |plan| plan.memory = 0,

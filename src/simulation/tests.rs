@@ -53,6 +53,7 @@ fn invariants_hold() {
             failed.push(seed);
         }
     }
+    println!();
     totals.lines().iter().for_each(|line| println!("{line}"));
     assert!(failed.is_empty(), "these seeds fail: {failed:?}");
 }

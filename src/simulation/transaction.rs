@@ -139,8 +139,13 @@ impl<'a> Transaction<'a> {
                 self.sqlite.sequence = self.sqlite.sequence.wrapping_add(1);
                 self.header.mx_frame = 0;
                 self.header.salts = self.header.salts.restarted(random);
+                // A process that is killed between these two makes SQLite lose what follows: that is not
+                // ours, where the next one who writes does not call us.
+                let shield = usize::from(self.writing.is_none());
+                index.process.with(|state| state.shields += shield);
                 self.header.publish(index)?;
                 info.set_backfilled(0);
+                index.process.with(|state| state.shields -= shield);
                 info.set_backfill_attempted(0);
                 info.set_read_mark(1, 0);
                 for slot in 2..READ_SLOTS {

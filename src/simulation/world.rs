@@ -61,6 +61,8 @@ pub(super) struct State {
     pub(super) trace: Trace,
     /// What went wrong.
     pub(super) failure: Option<String>,
+    /// While it is not 0 nobody dies.
+    pub(super) shields: usize,
     /// Programs that have not done all they were to do.
     pub(super) busy: usize,
     /// Replicas' programs that have not found out what became of all they did.
@@ -137,7 +139,6 @@ impl State {
 impl World {
     /// A world of some machines and some actors.
     pub(super) fn new(plan: Plan, machines: usize, actors: Vec<String>) -> Arc<Self> {
-        let seed = plan.seed;
         let actor = |name| Actor {
             name,
             wakes: 0,
@@ -145,24 +146,25 @@ impl World {
         };
         Arc::new(Self {
             state: Mutex::new(State {
-                plan,
                 now: 0,
                 steps: 0,
                 actors: actors.into_iter().map(actor).collect(),
-                schedule: Random::new(seed, 2),
-                entropy: Random::new(seed, 3),
-                faults: Faults::new(seed),
+                schedule: plan.stream(2),
+                entropy: plan.stream(3),
+                faults: Faults::new(plan.stream(4)),
                 machines: (0..machines).map(|_| Machine::default()).collect(),
-                network: Network::new(seed),
+                network: Network::new(plan.stream(5)),
                 ledger: Ledger::default(),
                 trace: Trace::default(),
                 failure: None,
+                shields: 0,
                 busy: 0,
                 unsettled: 0,
                 programs: 0,
                 last: Vec::new(),
                 transactions: 0,
                 next_process: 0,
+                plan,
             }),
             running: AtomicUsize::new(NOBODY),
             threads: OnceLock::new(),
@@ -263,6 +265,9 @@ impl World {
     /// Whether a process, or a machine, dies at this step.
     pub(super) fn strike(&self, process: &Process) {
         let state = &mut *self.state.lock();
+        if state.shields > 0 {
+            return;
+        }
         let crash = state.plan.crash;
         let Some(number) = state.happens(crash) else {
             return;

@@ -11,10 +11,8 @@ impl Writer<'_> {
     /// Starts the log anew where all of it is in the database file and nobody needs it.
     /// The header tells whether it was.
     pub fn restart(&mut self, random: Salts) -> Result<()> {
+        self.finish_restart()?;
         let info = CheckpointInfo::of(self.index)?;
-        if info.backfilled() > self.header.mx_frame {
-            return self.reset_backfill(info);
-        }
         if self.header.mx_frame == 0 || info.backfilled() < self.header.mx_frame {
             return Ok(());
         }
@@ -28,15 +26,15 @@ impl Writer<'_> {
         let Some(_locks) = Exclusive::try_take(self.index, &LOCKS)? else {
             return Ok(());
         };
-        // Before the header: a process killed in between leaves a log that is copied again. After
-        // it, nBackfill beyond mxFrame would hide what the next writer, SQLite maybe, appends.
+        // First: nobody copies while the locks are held, and whoever is killed right here leaves a log
+        // that has yet to be copied, once more.
         info.set_backfilled(0);
-        info.set_backfill_attempted(0);
         let mut header = self.header;
         header.mx_frame = 0;
         header.salts = header.salts.restarted(random);
         header.publish(self.index)?;
         self.header = header;
+        info.set_backfill_attempted(0);
         info.set_read_mark(1, 0);
         for slot in 2..READ_SLOTS {
             info.set_read_mark(slot, READ_MARK_NOT_USED);
@@ -54,15 +52,23 @@ impl Writer<'_> {
         Ok((copied == self.header.mx_frame).then(work))
     }
 
-    /// nBackfill beyond mxFrame is what a restart of SQLite leaves whose process was killed in the
-    /// middle: it would hide every frame appended from here on. Nothing of this log counts as copied.
-    fn reset_backfill(&self, info: CheckpointInfo<'_>) -> Result<()> {
+    /// nBackfill beyond mxFrame is what a restart leaves whose process was killed in the middle:
+    /// it would hide every frame appended from here on. Nothing of this log counts as copied. Whoever
+    /// has begun to read since goes by the wrong nBackfill: the header becomes another one, so that
+    /// nobody writes on such a snapshot.
+    pub fn finish_restart(&mut self) -> Result<()> {
+        let info = CheckpointInfo::of(self.index)?;
+        if info.backfilled() <= self.header.mx_frame {
+            return Ok(());
+        }
         let Some(_lock) = Exclusive::try_take(self.index, &[Lock::Checkpoint])? else {
             return Err(Error::Busy("a checkpoint is under way".into()));
         };
         if info.backfilled() > self.header.mx_frame {
             info.set_backfilled(0);
             info.set_backfill_attempted(self.header.mx_frame);
+            self.header.change_counter = self.header.change_counter.wrapping_add(1);
+            self.header.publish(self.index)?;
         }
         Ok(())
     }
