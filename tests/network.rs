@@ -410,12 +410,15 @@ fn most_descriptors() -> u64 {
 #[test]
 fn ten_thousand_idle_connections_hurt_nobody() {
     let files = Files::new();
-    let mut primary = files.primary();
-    let mut replica = files.replica(primary.url());
-    let process = primary.shell().process().pid();
+    let mut primary = Shell::replica(&files.app, "");
+    let serve = r#"SELECT replica_serve('127.0.0.1:0', '{"connections": 512}')"#;
+    let url = json(&primary.sql(serve), "$.url");
+    let mut replica = files.replica(&url);
+    let process = primary.process().pid();
     let before = resident(process);
     let idle = most_descriptors().saturating_sub(300).min(10_000);
-    let address: std::net::SocketAddr = primary.address().parse().expect("address");
+    let address = url.split('/').nth(2).expect("an address");
+    let address: std::net::SocketAddr = address.parse().expect("address");
     let mut connections = Vec::new();
     let mut slowest = Duration::ZERO;
     for number in 0..idle {
@@ -432,7 +435,7 @@ fn ten_thousand_idle_connections_hurt_nobody() {
         }
     }
     let begun = Instant::now();
-    files_follow(&files, primary.url());
+    files_follow(&files, &url);
     let grown = resident(process).saturating_sub(before);
     println!(
         "{idle} idle connections: slowest write and sync {slowest:?}, a new replica {:?}, {} descriptors, {grown} KiB more",

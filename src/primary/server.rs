@@ -21,6 +21,7 @@ mod shared;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod woken;
 
 use std::io::{self, Read};
 use std::net::SocketAddr;

@@ -16,6 +16,16 @@ use crate::wire::{Head, PullRequest};
 /// How long a pull waits at most.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How a wait ended.
+pub(super) enum Waited {
+    /// There was nothing to wait for.
+    NotAtAll,
+    /// Its time was over.
+    InVain,
+    /// By this state.
+    Until(Head),
+}
+
 /// Notes who pulls, and what it has.
 pub(super) fn note(asked: &Asked, visit: &Visit, pull: &PullRequest) {
     let Some(entry) = asked.database.upgrade() else {
@@ -35,17 +45,16 @@ pub(super) fn note(asked: &Asked, visit: &Visit, pull: &PullRequest) {
     }
 }
 
-/// Waits until there is something that the asker does not have, or its wait is over; whether there
-/// was anything to wait for.
-pub(super) async fn wait(asked: &Asked, visit: &Visit, pull: &PullRequest) -> Answer<bool> {
+/// Waits until there is something that the asker does not have, or its wait is over.
+pub(super) async fn wait(asked: &Asked, visit: &Visit, pull: &PullRequest) -> Answer<Waited> {
     let most = Duration::from_millis(pull.wait_milliseconds.into()).min(LONGEST);
     if most.is_zero() {
-        return Ok(false);
+        return Ok(Waited::NotAtAll);
     }
     // Not the database itself: that would keep it open.
     let (mut newest, mut ended, commits, peers) = {
         let Some(entry) = asked.database.upgrade() else {
-            return Ok(false);
+            return Ok(Waited::NotAtAll);
         };
         let followers = entry.service.followers();
         (
@@ -56,7 +65,7 @@ pub(super) async fn wait(asked: &Asked, visit: &Visit, pull: &PullRequest) -> An
         )
     };
     if !has_all(pull, &newest.borrow()) {
-        return Ok(false);
+        return Ok(Waited::NotAtAll);
     }
     let _waiting = (visit.waiting(), commits.wait(), peers.wait(pull.peer));
     tokio::select! {
@@ -64,7 +73,8 @@ pub(super) async fn wait(asked: &Asked, visit: &Visit, pull: &PullRequest) -> An
         _ = ended.wait_for(|ended| *ended) => Err(Refusal::gone()),
         news = timeout(most, newest.wait_for(|head| !has_all(pull, head))) => match news {
             Ok(Err(_)) => Err(Refusal::gone()),
-            Ok(Ok(_)) | Err(_) => Ok(true),
+            Ok(Ok(head)) => Ok(Waited::Until(*head)),
+            Err(_) => Ok(Waited::InVain),
         },
     }
 }

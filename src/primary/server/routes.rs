@@ -18,15 +18,20 @@ use super::answers::Held;
 use super::arrival::{self, REQUEST_BYTES};
 use super::metrics::{self, Connections};
 use super::places::Visit;
+use super::poll::Waited;
 use super::refusal::{Answer, Refusal};
 use super::shared::Shared;
 use super::{Service, counts, hrana, poll};
 use crate::database::fork;
 use crate::error::{Error, Result};
-use crate::wire::{Lease, PushReader, Request};
+use crate::wire::{Head, Lease, PullRequest, PushReader, Request};
 
 /// How long anybody waits for a turn to write.
 const LONGEST_TURN: Duration = Duration::from_secs(30);
+
+/// What most answers are.
+const BINARY: [(header::HeaderName, &str); 1] =
+    [(header::CONTENT_TYPE, "application/octet-stream")];
 
 /// Answers up to this size give up their place before they are sent.
 pub(super) const SMALL: usize = 64 << 10;
@@ -132,8 +137,14 @@ async fn request(
     drop(body);
     if let Request::Pull(pull) = &request {
         poll::note(&asked, &visit, pull);
-        if poll::wait(&asked, &visit, pull).await? {
+        let waited = poll::wait(&asked, &visit, pull).await?;
+        if !matches!(waited, Waited::NotAtAll) {
             admission::again(&asked, &headers).await?;
+        }
+        if let Waited::Until(head) = waited
+            && let Some(bytes) = woken(&shared, &asked, pull, &head).await?
+        {
+            return Ok((BINARY, bytes).into_response());
         }
     }
     let _busy = visit.busy();
@@ -151,6 +162,25 @@ async fn request(
     let service = service(&asked)?;
     let answer = move || service.answer(request, turn)?.encode();
     Ok(answered(blocking(answer).await?, place))
+}
+
+/// The answer for all who were woken as this one was, where there is one.
+async fn woken(
+    shared: &Shared,
+    asked: &Asked,
+    pull: &PullRequest,
+    head: &Head,
+) -> Answer<Option<Bytes>> {
+    let woken = match asked.database.upgrade() {
+        Some(entry) => Arc::clone(&entry.woken),
+        None => return Err(absent(asked)),
+    };
+    let make = async || {
+        let _place = shared.place(asked.key).await?;
+        let (service, request) = (service(asked)?, Request::Pull(*pull));
+        Ok(blocking(move || service.answer(request, None)?.encode()).await?)
+    };
+    woken.answer(pull, head, make).await
 }
 
 fn is_known(name: &str) -> bool {
@@ -203,8 +233,7 @@ async fn push(
 }
 
 fn answered(bytes: Vec<u8>, place: Held) -> Response {
-    let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
-    (kind, sending(bytes, place)).into_response()
+    (BINARY, sending(bytes, place)).into_response()
 }
 
 /// Runs what may block where that is allowed. A panic there is an error here.

@@ -13,6 +13,7 @@ use super::answers::{Answers, Held};
 use super::counts::Counts;
 use super::rate::{Key, Rate};
 use super::refusal::{Answer, Refusal};
+use super::woken::Woken;
 use super::{Database, REQUESTS_PER_SECOND, Service};
 use crate::error::{Error, Result};
 use crate::primary::hrana::Streams;
@@ -36,6 +37,7 @@ pub(super) struct Entry {
     pub(super) gate: Arc<dyn Gate>,
     pub(super) rate: Rate,
     pub(super) counts: Counts,
+    pub(super) woken: Arc<Woken>,
     /// Whether it is served no longer.
     pub(super) ended: watch::Sender<bool>,
 }
@@ -71,6 +73,7 @@ impl Shared {
                     gate: database.gate,
                     rate: Rate::new(database.requests_per_second),
                     counts: Counts::default(),
+                    woken: Arc::default(),
                     ended: watch::Sender::new(false),
                 }));
                 Ok(())
