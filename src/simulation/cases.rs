@@ -165,6 +165,27 @@ fn a_primary_knows_its_history_after_a_power_loss() {
 }
 
 #[test]
+fn a_primary_knows_what_was_pushed_into_a_log_begun_anew() {
+    for seed in 0..20 {
+        let case = Case::new(seed);
+        case.serve();
+        case.write(8);
+        let primary = Arc::clone(&case.near.primary);
+        let captured = primary
+            .lock()
+            .as_ref()
+            .map(Primary::capture_and_checkpoint)
+            .unwrap();
+        captured.unwrap();
+        case.write(2);
+        let before = case.head();
+        case.lose_power(&mut Random::new(seed, 9));
+        case.serve();
+        assert_eq!(case.head(), before, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_push_is_not_refused_where_the_history_was_lost() {
     let mut lost = 0;
     for seed in 0..20 {
