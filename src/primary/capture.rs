@@ -104,7 +104,8 @@ impl Capture {
             database,
             state,
             ring: Arc::default(),
-            unsynced: false,
+            // Whoever captured before may have been killed before it synced.
+            unsynced: true,
             _lock_file: lock_file,
         };
         capture.run()?;
