@@ -110,7 +110,8 @@ impl Capture {
             state,
             ring: Arc::default(),
             newest: Arc::new(newest),
-            unsynced: false,
+            // Whoever captured before may have been killed before it synced.
+            unsynced: true,
             _lock_file: lock_file,
         };
         capture.run()?;
@@ -149,11 +150,11 @@ impl Capture {
 
     /// Captures the transaction that was just pushed, by a caller who has the write lock and had
     /// everything before it captured. The log has it durably, with its nonce: so the store need not
-    /// before the log goes. It has to where it holds nothing yet by which the log can be gone through
+    /// before the log goes. It has to where it holds nothing yet by which this log can be gone through
     /// after a crash.
     pub fn run_pushed(&mut self) -> Result<()> {
         let now = self.hold_log()?;
-        if self.captured.anchor().is_blank() {
+        if self.captured.anchor().is_blank() || self.captured.salts != now.salts {
             return match self.capture_to(&now, Durable::Store)? {
                 Captured::All => Ok(()),
                 Captured::Broken(_) => Err(Error::Internal(BROKEN.to_owned())),

@@ -140,6 +140,11 @@ impl Case {
     /// The primary's machine loses its power.
     fn lose_power(&self, random: &mut Random) {
         self.world.state.lock().machines[PRIMARY].lose_power(random);
+        self.bury();
+    }
+
+    /// The primary was killed.
+    fn bury(&self) {
         let dead = self.near.primary.lock().take();
         // Whatever it tries now ends it.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(dead)));
@@ -162,6 +167,45 @@ fn a_primary_knows_its_history_after_a_power_loss() {
         case.serve();
         assert_eq!(case.head(), before, "seed {seed}");
         assert!(matches!(case.near.push_again(), PushResponse::Accepted(_)));
+    }
+}
+
+#[test]
+fn a_primary_knows_what_was_pushed_into_a_log_begun_anew() {
+    for seed in 0..20 {
+        let case = Case::new(seed);
+        case.serve();
+        case.write(8);
+        let primary = Arc::clone(&case.near.primary);
+        let captured = primary
+            .lock()
+            .as_ref()
+            .map(Primary::capture_and_checkpoint)
+            .unwrap();
+        captured.unwrap();
+        case.write(2);
+        let before = case.head();
+        case.lose_power(&mut Random::new(seed, 9));
+        case.serve();
+        assert_eq!(case.head(), before, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_primary_knows_what_one_that_was_killed_had_captured() {
+    for seed in 0..20 {
+        let case = Case::new(seed);
+        let process = case.serve();
+        case.write(3);
+        let before = case.head();
+        process.machine(|machine| machine.kill(process.id()));
+        case.bury();
+        // It ends by itself: the log goes, the store stays.
+        case.serve();
+        drop(case.near.primary.lock().take());
+        case.lose_power(&mut Random::new(seed, 9));
+        case.serve();
+        assert_eq!(case.head(), before, "seed {seed}");
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -29,6 +30,8 @@ struct Users {
     connections: BTreeMap<u64, u64>,
     locks: [Holders; 8],
     next: u64,
+    /// Whether the last connection is closing the database: nobody opens it meanwhile.
+    closing: bool,
 }
 
 #[derive(Default)]
@@ -48,13 +51,28 @@ impl Users {
 }
 
 impl Memory {
-    /// Another connection of a process.
-    pub(super) fn join(&self, process: u64) -> u64 {
+    /// Another connection of a process; `None` while the last one closes.
+    fn join(&self, process: u64) -> Option<u64> {
         let mut users = self.users.lock();
+        if users.closing {
+            return None;
+        }
         users.next += 1;
         let connection = users.next;
         users.connections.insert(connection, process);
-        connection
+        Some(connection)
+    }
+
+    /// Keeps everybody else out, where there is nobody else.
+    pub(super) fn keep_others_out(&self) -> bool {
+        let mut users = self.users.lock();
+        users.closing = users.connections.len() == 1;
+        users.closing
+    }
+
+    /// Lets others in again.
+    pub(super) fn let_others_in(&self) {
+        self.users.lock().closing = false;
     }
 
     /// A connection ends, with its locks. True where it was the last one.
@@ -77,11 +95,6 @@ impl Memory {
             .into_iter()
             .for_each(|connection| users.leave(connection));
         users.connections.is_empty()
-    }
-
-    /// How many connections there are.
-    pub(super) fn connections(&self) -> usize {
-        self.users.lock().connections.len()
     }
 
     /// Takes over the frames of another index, behind the header.
@@ -120,16 +133,21 @@ impl Index {
     /// Connects to the index of the database at `path`.
     pub(super) fn open(process: &Process, path: &std::path::Path) -> Result<Self> {
         process.step("map")?;
-        let (memory, connection) = process.machine(|machine| {
-            let memory = machine.indexes.entry(path.to_owned()).or_default();
-            (Arc::clone(memory), memory.join(process.id()))
-        });
-        Ok(Self {
-            process: process.clone(),
-            memory,
-            connection,
-            path: path.to_owned(),
-        })
+        loop {
+            let (memory, connection) = process.machine(|machine| {
+                let memory = machine.indexes.entry(path.to_owned()).or_default();
+                (Arc::clone(memory), memory.join(process.id()))
+            });
+            if let Some(connection) = connection {
+                return Ok(Self {
+                    process: process.clone(),
+                    memory,
+                    connection,
+                    path: path.to_owned(),
+                });
+            }
+            process.sleep(Duration::from_millis(1))?;
+        }
     }
 }
 

@@ -46,7 +46,11 @@ impl Program<'_> {
         let shown = self.process.with(|state| {
             let transactions = state.ledger.transactions(digest);
             state.note(self.process.actor(), || {
-                format!("reads {transactions} transactions")
+                format!(
+                    "reads {transactions} transactions, up to frame {} of slot {}",
+                    lock.header().mx_frame,
+                    lock.slot()
+                )
             });
             state.ledger.show(machine, floor, digest)
         });

@@ -218,7 +218,8 @@ impl Sqlite {
             return Ok(());
         }
         for (slot, lock) in (0..).zip(READ_LOCKS).skip(1) {
-            if safe <= info.read_mark(slot) {
+            let mark = info.read_mark(slot);
+            if safe <= mark {
                 continue;
             }
             match self.index.lock_exclusive(lock)? {
@@ -226,13 +227,19 @@ impl Sqlite {
                     info.set_read_mark(slot, if slot == 1 { safe } else { READ_MARK_NOT_USED });
                     self.index.unlock_exclusive(lock);
                 }
-                false => safe = info.read_mark(slot),
+                false => safe = mark,
             }
         }
         if info.backfilled() >= safe || !self.index.lock_exclusive(Lock::Read0)? {
             return Ok(());
         }
-        let copied = self.copy_up_to(header, safe);
+        // Older versions of SQLite do not look again, and lose what follows where a writer has begun the
+        // log anew meanwhile. Nothing of ours can help that.
+        let live = IndexHeader::read(&self.index)?.map(|live| live.salts);
+        let copied = match live == Some(header.salts) {
+            true => self.copy_up_to(header, safe),
+            false => Ok(()),
+        };
         self.index.unlock_exclusive(Lock::Read0);
         copied
     }
@@ -267,16 +274,21 @@ impl Sqlite {
 
     /// What SQLite does when a connection is closed: the last one copies the log and removes it.
     fn close(&mut self) -> Result<()> {
-        if !self.removes || self.index.memory.connections() > 1 {
+        if !self.removes || !self.index.memory.keep_others_out() {
             return Ok(());
         }
+        let removed = self.remove_log();
+        self.index.memory.let_others_in();
+        removed
+    }
+
+    fn remove_log(&mut self) -> Result<()> {
         self.header()?;
         self.copy()?;
         let header = self.header()?;
         let info = CheckpointInfo::of(&self.index)?;
-        let all = info.backfilled() == header.mx_frame;
-        self.process.step("remove log")?;
-        if all && self.index.memory.connections() == 1 {
+        if info.backfilled() == header.mx_frame {
+            self.process.step("remove log")?;
             let log = log_path(&self.path);
             self.process.machine(|machine| machine.disk.remove(&log));
             self.process.note(|| "removes the log".to_owned());

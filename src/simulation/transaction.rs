@@ -146,6 +146,7 @@ impl<'a> Transaction<'a> {
                 self.header.publish(index)?;
                 info.set_backfilled(0);
                 index.process.with(|state| state.shields -= shield);
+                index.process.note(|| "begins the log anew".to_owned());
                 info.set_backfill_attempted(0);
                 info.set_read_mark(1, 0);
                 for slot in 2..READ_SLOTS {
