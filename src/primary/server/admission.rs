@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::body::{Body, HttpBody};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
@@ -90,7 +90,7 @@ pub(super) async fn admit(
     let mut asked = asked(&shared, path.ok());
     let visit = request.extensions().get::<Arc<Visit>>().cloned();
     let (asking, database) = (Asking::of(&request), asked.database.clone());
-    let response = match decide(&shared, &asked, visit.as_deref(), request.headers()).await {
+    let mut response = match decide(&shared, &asked, visit.as_deref(), request.headers()).await {
         Ok((key, scope)) => {
             (asked.key, asked.scope) = (key, scope);
             if let Some(visit) = &visit {
@@ -105,6 +105,10 @@ pub(super) async fn admit(
         }
     };
     asking.answered(&database, visit.as_ref(), &response);
+    if visit.is_some_and(|visit| visit.is_closing()) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     response
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Visit {
     /// The replica that asks by it; 0 where that is not known.
     peer: AtomicU64,
     close: Notify,
+    /// The same where a request waits: it is answered first, or whoever asks would come back at once.
+    leave: Notify,
     closing: AtomicBool,
     /// Whether the other side has ended it.
     gone: Gone,
@@ -93,6 +95,7 @@ impl Places {
             waiting: AtomicBool::new(false),
             peer: AtomicU64::new(0),
             close: Notify::new(),
+            leave: Notify::new(),
             closing: AtomicBool::new(false),
             gone: Gone::default(),
             places: Arc::clone(self),
@@ -111,7 +114,10 @@ impl Places {
         match idle.min_by_key(|visit| visit.worth()) {
             Some(visit) => {
                 visit.closing.store(true, Ordering::Relaxed);
-                visit.close.notify_one();
+                match visit.is_waiting() {
+                    true => visit.leave.notify_one(),
+                    false => visit.close.notify_one(),
+                }
                 true
             }
             None => false,
@@ -162,6 +168,11 @@ impl Visit {
         self.close.notified().await;
     }
 
+    /// Returns when a request that waits has to make place.
+    pub(super) async fn told_to_leave(&self) {
+        self.leave.notified().await;
+    }
+
     /// Turns true when the other side ends the connection.
     pub(super) fn gone(&self) -> Gone {
         Arc::clone(&self.gone)
@@ -175,15 +186,23 @@ impl Visit {
 
     /// Whoever has the least makes place first.
     fn worth(&self) -> (bool, u64, u64) {
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        (waiting, self.last.load(Ordering::Relaxed), self.number)
+        (
+            self.is_waiting(),
+            self.last.load(Ordering::Relaxed),
+            self.number,
+        )
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed)
     }
 
-    fn is_closing(&self) -> bool {
+    /// Whether it ends with the answer that is made, or at once.
+    pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
     }
 }

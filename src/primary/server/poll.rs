@@ -71,6 +71,7 @@ pub(super) async fn wait(asked: &Asked, visit: &Visit, pull: &PullRequest) -> An
     tokio::select! {
         biased;
         _ = ended.wait_for(|ended| *ended) => Err(Refusal::gone()),
+        () = visit.told_to_leave() => Err(Refusal::busy()),
         news = timeout(most, newest.wait_for(|head| !has_all(pull, head))) => match news {
             Ok(Err(_)) => Err(Refusal::gone()),
             Ok(Ok(head)) => Ok(Waited::Until(*head)),

@@ -173,6 +173,26 @@ fn who_waits_makes_place_after_those_who_do_nothing() {
     }
 }
 
+/// With a refusal: whoever is cut off comes back at once, and takes the place of the next.
+#[test]
+fn where_all_wait_one_is_told_to_come_back_later() {
+    let server = start_with("127.0.0.1:0", 4).unwrap();
+    let fake = Fake::new();
+    let followers = Arc::clone(&fake.followers);
+    server.add("app", open(fake)).unwrap();
+    let address = server.listening().address;
+    let asking: Vec<_> = (0..4).map(|_| ask(address, waiting(LONG))).collect();
+    until(|| followers.commits.waiting() == 4);
+    let remote = remote_of(address, "/app");
+    remote.ask(&waiting(0)).unwrap();
+    until(|| asking.iter().filter(|asking| asking.is_finished()).count() == 1);
+    assert_eq!(followers.commits.waiting(), 3);
+    followers.newest.set(newer());
+    let answers = asking.into_iter().map(|asking| asking.join().unwrap().0);
+    let busy = |answer: &Result<Response>| matches!(answer, Err(Error::Busy(_)));
+    assert_eq!(answers.filter(busy).count(), 1);
+}
+
 /// Lets everybody in until it is closed.
 struct Closing(Arc<AtomicBool>);
 
