@@ -1,11 +1,12 @@
 //! The engine's host: the SQLite this extension is loaded into.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CString, c_int};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use libsqlite3_sys as sqlite;
@@ -29,8 +30,11 @@ use crate::database::{keys, paths};
 use crate::error::{Error, Result, StoreContext};
 use crate::ffi;
 
-/// How long an internal connection waits for a lock of someone else.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an internal connection tries to get a lock that someone else has, and the time between:
+/// ten seconds together. SQLite's own handler rests for longer and longer, and hardly ever meets the
+/// moment in which a writer that never pauses has let go.
+const ATTEMPTS: c_int = 10_000;
+const ATTEMPTS_APART: Duration = Duration::from_millis(1);
 
 thread_local! {
     static INTERNAL: Cell<bool> = const { Cell::new(false) };
@@ -66,7 +70,7 @@ impl SqliteHost {
             })?;
         let connection = self.open_raw(path, &name)?;
         connection
-            .busy_timeout(BUSY_TIMEOUT)
+            .busy_handler(Some(try_again))
             .during("open an internal connection")?;
         Ok(connection)
     }
@@ -225,6 +229,15 @@ impl Host for SqliteHost {
     fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock) as _
     }
+}
+
+/// Whether a lock is tried again after so many attempts.
+fn try_again(attempts: c_int) -> bool {
+    let again = attempts < ATTEMPTS;
+    if again {
+        thread::sleep(ATTEMPTS_APART);
+    }
+    again
 }
 
 fn file_call<T>(action: &'static str, path: &Path, result: std::io::Result<T>) -> Result<T> {
