@@ -134,12 +134,11 @@ fn every_fault_of_a_release() {
 fn a_late_push_behind_another_transaction_is_refused() {
     let mut line = Line::new(&["auto", "auto"]);
     line.replicas[0].commit("first");
-    line.replicas[0]
-        .relay
-        .hit("push", Fault::Delayed(Duration::from_secs(4)));
+    line.replicas[0].delay_push(Duration::from_secs(4));
     assert_eq!(line.replicas[0].attempt(), Ended::AtCommit(SQLITE_IOERR));
     // Nobody has it yet, and then somebody else writes.
     line.replicas[1].commit("meanwhile");
+    line.replicas[0].relay.heal();
     let (unknown, _) = *line.replicas[0].ends.last().expect("one");
     line.replicas[0].commit("then");
     line.assert_whole("late");
@@ -157,11 +156,12 @@ fn a_late_push_of_a_killed_replica_is_there_once_or_not() {
     for round in 0..2 {
         let replica = &mut line.replicas[0];
         replica.commit("first");
-        replica.relay.hit("push", Fault::Delayed(LATE));
+        replica.delay_push(LATE);
         assert_eq!(replica.attempt(), Ended::AtCommit(SQLITE_IOERR));
         let path = replica.path.clone();
         let client = Client::on(Kind::Python, &path, "");
         std::mem::replace(&mut replica.client, client).kill();
+        replica.relay.heal();
         replica.client.done("PRAGMA busy_timeout = 0");
         if round == 0 {
             // The base moves on before it arrives.

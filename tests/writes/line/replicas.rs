@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use harness::messages::Messages;
+use harness::messages::{Fault, Messages};
 use harness::process::wait_for;
 use harness::{
     Client, Kind, Primary, Trouble, assert_intact, assert_same, directory, free_port, image, json,
@@ -189,6 +189,13 @@ impl Replica {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The next push comes late, and what is sent again for it not at all, until the line is healed.
+    pub fn delay_push(&self, time: Duration) {
+        self.relay.hit("push", Fault::Delayed(time));
+        self.relay
+            .hit_later("push", 0, u64::MAX, Fault::RequestLost);
     }
 
     pub fn was_hit(&self, name: &str) -> bool {
