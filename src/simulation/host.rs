@@ -127,17 +127,13 @@ impl Host for SimulatedHost {
             }
             is_free
         });
-        let owner = Owner {
-            process: self.0.clone(),
-            path: path.to_owned(),
+        let owner = || -> ProcessLock {
+            Box::new(Owner {
+                process: self.0.clone(),
+                path: path.to_owned(),
+            })
         };
-        Ok(match taken {
-            true => Some(Box::new(owner)),
-            false => {
-                std::mem::forget(owner);
-                None
-            }
-        })
+        Ok(taken.then(owner))
     }
 
     fn has_threads(&self) -> bool {
