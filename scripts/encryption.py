@@ -1,4 +1,4 @@
-"""What encryption costs: the same work by each engine in turn, each in a process of its own.
+"""What encryption costs, by the clock and in CPU time: the same work by each engine in turn, each in a process of its own.
 
     encryption.py HOSTS LIBRARY FOLDER        run by scripts/encryption.sh
 """
@@ -50,13 +50,18 @@ def connect(engine, library, path, secret):
 
 
 def timed(work):
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     work()
-    return (time.perf_counter() - begun) * 1000
+    return (time.perf_counter() - begun) * 1000, (time.process_time() - used) * 1000
+
+
+def middle(times):
+    """The medians of both clocks."""
+    return tuple(statistics.median(each) for each in zip(*times))
 
 
 def measure(engine, library, path):
-    """Milliseconds of each kind of work on a new database."""
+    """Milliseconds for each kind of work on a new database: by the clock, and of the processor."""
     times = {}
     run = connect(engine, library, path, "raw")
     run("PRAGMA journal_mode = WAL").fetchall()
@@ -96,16 +101,16 @@ def measure(engine, library, path):
         timed(lambda: run("SELECT sum(length(b)), max(a) FROM t").fetchall()) for _ in range(3)
     )
 
-    def reopen(name, secret):
+    def reopen(name, secret, count):
         def first():
             connect(engine, library, name, secret)("SELECT count(*) FROM sqlite_schema").fetchall()
 
-        return min(timed(first) for _ in range(3))
+        return middle(timed(first) for _ in range(count))
 
-    times["open, raw key"] = reopen(path, "raw")
+    times["open, raw key"] = reopen(path, "raw", 51)
     other = path + "-passphrase"
     connect(engine, library, other, "passphrase")("CREATE TABLE t(x)")
-    times["open, passphrase"] = reopen(other, "passphrase")
+    times["open, passphrase"] = reopen(other, "passphrase", 3)
     return times
 
 
@@ -129,13 +134,15 @@ def main():
             for name in os.listdir(folder):
                 os.remove(os.path.join(folder, name))
     for work in results["plain"][0]:
-        plain = statistics.median(times[work] for times in results["plain"])
+        plain = middle(times[work] for times in results["plain"])
         print(work)
         for engine in ENGINES:
-            times = sorted(times[work] for times in results[engine])
-            median = statistics.median(times)
+            both = [times[work] for times in results[engine]]
+            clock, used = middle(both)
+            clocks = sorted(times[0] for times in both)
             print(
-                f"  {engine:16} {median:9.2f} ms [{times[0]:.2f}..{times[-1]:.2f}]  {median / plain:5.2f} x plain"
+                f"  {engine:16} {clock:9.3f} ms [{clocks[0]:.3f}..{clocks[-1]:.3f}] {clock / plain[0]:5.2f} x plain"
+                f"   processor {used:9.3f} ms {used / plain[1]:5.2f} x plain"
             )
 
 

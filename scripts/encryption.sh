@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures what encryption costs, against plain SQLite, SQLite3 Multiple Ciphers (ChaCha20) and SQLCipher in the same run,
-# through Python in every case. Prints medians with extremes; nothing fails for being slow.
+# through Python in every case, by the clock and in CPU time. Prints medians with extremes; nothing fails for being slow.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
