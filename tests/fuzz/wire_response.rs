@@ -9,7 +9,9 @@ use fuzz::{Input, with_trailer};
 use libfuzzer_sys::fuzz_target;
 use replica::page::{PageHash, PageNumber};
 use replica::position::{DatabaseId, HistoryId, Lsn, Position};
-use replica::wire::{HashesRequest, PageData, PagesRequest, PeerId, PullRequest, Request, Response};
+use replica::wire::{
+    HashesRequest, PageData, PagesRequest, PeerId, PullRequest, Request, Response,
+};
 
 /// Magic, version, kind and head: what comes before the records.
 const BEFORE_RECORDS: usize = 71;
