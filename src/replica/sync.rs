@@ -78,6 +78,12 @@ impl Replica {
             true => self.adopt()?,
             false => self.make()?,
         }
+        // A transaction of ours may be here and not on record: its intent is not forgotten for that of
+        // the healing, which may be cut off. (What nobody understands is what is thrown away.)
+        if let Err(error @ (Error::Busy(_) | Error::Io { .. } | Error::Store { .. })) = self.known()
+        {
+            return Err(error);
+        }
         let remote = self.remote()?;
         self.report(&*remote, |replica, conversation| {
             let from = replica.recorded_state()?.map(|state| state.position);
