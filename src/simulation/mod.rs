@@ -10,7 +10,7 @@
 //! a step, at which others may go on, and the process, or its machine, may die. One seed is one exact
 //! run. What programs were told is kept in a `ledger` and compared with what is there.
 //!
-//! `REPLICA_SEED=n cargo test --lib simulation::tests::invariants` prints the trace of one seed;
+//! `REPLICA_SEED=n cargo test --lib simulation::tests::invariants_hold` prints the trace of one seed;
 //! `scripts/simulation.sh` runs many.
 //!
 //! [`Store`]: crate::database::store::Store
