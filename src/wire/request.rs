@@ -278,15 +278,19 @@ fn lease(reader: &mut Reader<'_>, flags: u8) -> Result<Option<Lease>> {
 }
 
 fn follower(reader: &mut Reader<'_>, flags: u8) -> Result<Follower> {
-    match flags & HAS_FOLLOWER {
-        0 => Ok(Follower {
+    if flags & HAS_FOLLOWER == 0 {
+        return Ok(Follower {
             peer: PeerId::UNKNOWN,
             wait_milliseconds: 0,
-        }),
-        _ => Ok(Follower {
-            peer: PeerId(reader.array()?),
-            wait_milliseconds: reader.u32()?,
-        }),
+        });
+    }
+    let follower = Follower {
+        peer: PeerId(reader.array()?),
+        wait_milliseconds: reader.u32()?,
+    };
+    match follower.peer.is_known() || follower.wait_milliseconds > 0 {
+        true => Ok(follower),
+        false => Err(refused("a follower who is unknown and does not wait")),
     }
 }
 
