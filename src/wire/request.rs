@@ -383,4 +383,20 @@ mod tests {
         let error = Request::decode(&mut &bytes[..]).unwrap_err().to_string();
         assert!(error.contains("flags 0x10"), "{error}");
     }
+
+    #[test]
+    fn nothing_is_said_in_two_ways() {
+        let follower = Follower {
+            peer: PeerId::UNKNOWN,
+            wait_milliseconds: 0,
+        };
+        let fields = Fields {
+            follower: Some(follower),
+            ..Fields::default()
+        };
+        let mut writer = fields.start(PULL);
+        writer.page(None);
+        let error = Request::decode(&mut &writer.finish()[..]).unwrap_err();
+        assert!(error.to_string().contains("does not wait"), "{error}");
+    }
 }
