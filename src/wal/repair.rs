@@ -7,7 +7,9 @@
 use super::LogFile;
 use super::anchor::Anchor;
 use super::apply::Writer;
-use super::frame::{FRAME_HEADER_BYTES, FrameHeader, FrameIndex, LOG_HEADER_BYTES, LogHeader};
+use super::frame::{
+    FRAME_HEADER_BYTES, FrameHeader, FrameIndex, LOG_HEADER_BYTES, LogHeader, Salts,
+};
 use super::frames::open;
 use crate::error::{Error, Result};
 
@@ -65,10 +67,15 @@ impl Writer<'_> {
             Err(Error::Tampered(_)) => return Ok(()),
             read => read?,
         };
-        // The salts of a log that has no commit yet are in its header alone.
-        let salts = match self.header.anchor().is_blank() {
-            true => LogHeader::read(log)?.map(|log| log.salts),
-            false => Some(self.header.salts),
+        let salts = match self.header.mx_frame {
+            0 => match LogHeader::read(log)? {
+                // Restarted, and not begun: all of it is in the database file, perhaps not durably.
+                Some(old) if self.is_restart_of(old.salts) => return Ok(()),
+                // It goes by its own header, as recovery does: SQLite draws other salts than a restart
+                // has published where the connection did not see the log begun before.
+                begun => begun.map(|log| log.salts),
+            },
+            _ => Some(self.header.salts),
         };
         let left = FrameHeader::parse(&bytes);
         if read < bytes.len() || left.is_some_and(|frame| Some(frame.salts) != salts) {
@@ -80,12 +87,17 @@ impl Writer<'_> {
         // Also where it is gone: perhaps whoever took it away has failed to make that durable.
         log.sync()
     }
+
+    /// Whether the published header is that of a restart of the log with these salts.
+    fn is_restart_of(&self, salts: Salts) -> bool {
+        !self.header.anchor().is_blank()
+            && self.header.salts.first() == salts.first().wrapping_add(1)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::checksum::Checksum;
-    use super::super::frame::Salts;
     use super::super::frames::transactions;
     use super::super::memory::MemoryIndex;
     use super::super::oracle::{World, recover, recovered_index};
@@ -210,11 +222,43 @@ mod tests {
         }
     }
 
+    /// SQLite begins a restarted log under salts of its own where the connection knows of no log before.
+    #[test]
+    fn a_log_begun_under_other_salts_never_comes_back() {
+        let mut world = World::new(512, 3);
+        world.append(&[1, 2], 3).unwrap();
+        world.checkpoint();
+        Writer::try_begin(&world.index)
+            .unwrap()
+            .unwrap()
+            .restart(Salts([4; 8]))
+            .unwrap();
+        let restarted = world.header();
+        let mut other = restarted;
+        other.salts = Salts([9; 8]);
+        other.publish(&world.index).unwrap();
+        world.append(&[1, 3], 3).unwrap();
+        assert_eq!(recover(&world.log).0.mx_frame, 2);
+        restarted.publish(&world.index).unwrap();
+        let world = unpublished(&world, &world.index);
+        let writer = Writer::try_begin(&world.index).unwrap().unwrap();
+        writer.discard_unpublished(&world.log).unwrap();
+        drop(writer);
+        assert_eq!(recover(&world.log).0.mx_frame, 0);
+        world.check_newest();
+    }
+
     #[test]
     fn frames_of_an_earlier_log_are_left_alone() {
         let mut world = World::new(512, 3);
         world.append(&[1, 2, 3], 3).unwrap();
         world.checkpoint();
+        let mut writer = Writer::try_begin(&world.index).unwrap().unwrap();
+        writer.restart(Salts([4; 8])).unwrap();
+        world.log.take_calls();
+        writer.discard_unpublished(&world.log).unwrap();
+        assert_eq!(world.log.take_calls(), []);
+        drop(writer);
         world.append(&[1], 3).unwrap();
         world.log.take_calls();
         let writer = Writer::try_begin(&world.index).unwrap().unwrap();
