@@ -165,8 +165,8 @@ impl Replica {
     /// The replica is there, and used: it is followed in the background from here on, where that is
     /// asked for.
     pub fn begin_background(self: &Arc<Self>) -> Result<()> {
+        // Not noted as made: what is left of an interrupted bootstrap goes with the first sync.
         if self.is_made()? {
-            self.made.store(true, Ordering::Release);
             self.worker.start(self);
         }
         Ok(())
@@ -175,8 +175,8 @@ impl Replica {
     /// Whether there is anything to do in the background.
     pub(super) fn needs_worker(&self) -> bool {
         let settings = self.settings();
-        self.made.load(Ordering::Acquire)
-            && (settings.is_live() || settings.interval().is_some() || self.has_pending())
+        let has_work = settings.is_live() || settings.interval().is_some() || self.has_pending();
+        has_work && matches!(self.is_made(), Ok(true))
     }
 
     /// Says what the thread in the background is at.

@@ -52,6 +52,7 @@ impl Replica {
     /// The same, where the thread in the background does it over its own line; the remote is asked to
     /// wait until it has something new.
     pub(super) fn sync_in_background(&self, remote: &dyn Remote, wait: Duration) -> Result<Report> {
+        self.make()?;
         self.set_activity(match wait.is_zero() {
             true => Activity::Syncing,
             false => Activity::Following,
