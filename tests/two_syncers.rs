@@ -70,11 +70,9 @@ fn two_processes_sync_one_file() {
     for path in [&app, &copy] {
         let log = std::fs::metadata(side_file(path, log_suffix(path))).map_or(0, |file| file.len());
         println!("{}: a log of {log} bytes", path.display());
-        // A few megabytes are aimed at. But a writer that does not sync writes some 70 MB in a second, and nobody holds it
-        // back while the capture waits for the disk: two seconds on a machine that has other work. (Without any bound it
-        // would be gigabytes.)
+        // A few megabytes are aimed at; this leaves room for what readers and a loaded machine hold back.
         assert!(
-            log < 512 << 20,
+            log < 64 << 20,
             "the log of {} grew to {log} bytes",
             path.display()
         );
