@@ -130,6 +130,40 @@ impl HttpRemote {
         }
     }
 
+    fn push_now(
+        &self,
+        push: &PushRequest,
+        body: &Body,
+        most: Duration,
+    ) -> std::result::Result<(PushResponse, Traffic), PushFailure> {
+        let answer = match self.send_push(body, most) {
+            Ok(answer) => answer,
+            Err(error) if never_left(&error) => {
+                return Err(PushFailure::Unsent(self.failed(error)));
+            }
+            Err(error) => return Err(PushFailure::Unknown(self.failed(error))),
+        };
+        match answer.status().as_u16() {
+            200 => {}
+            // Refused before anything was done with it.
+            400 | 401 | 403 | 404 | 413 | 429 | 503 => {
+                return Err(PushFailure::Unsent(self.refused(answer)));
+            }
+            _ => return Err(PushFailure::Unknown(self.refused(answer))),
+        }
+        let mut source = Counted::new(answer.into_body());
+        let response = PushResponse::decode(&mut source, push);
+        let traffic = Traffic {
+            sent: body.len(),
+            received: source.count,
+        };
+        match (response, source.failure) {
+            (Ok(response), _) => Ok((response, traffic)),
+            (Err(_), Some(failure)) => Err(PushFailure::Unknown(self.broken(failure))),
+            (Err(error), None) => Err(PushFailure::Unknown(error)),
+        }
+    }
+
     fn failed(&self, error: ureq::Error) -> Error {
         match error {
             ureq::Error::Protocol(error) => Error::Protocol(format!("not HTTP: {error}")),
@@ -198,32 +232,7 @@ impl Remote for HttpRemote {
         body: &Body,
         most: Duration,
     ) -> std::result::Result<(PushResponse, Traffic), PushFailure> {
-        let answer = match fork::aside(|| self.send_push(body, most)) {
-            Ok(answer) => answer,
-            Err(error) if never_left(&error) => {
-                return Err(PushFailure::Unsent(self.failed(error)));
-            }
-            Err(error) => return Err(PushFailure::Unknown(self.failed(error))),
-        };
-        match answer.status().as_u16() {
-            200 => {}
-            // Refused before anything was done with it.
-            400 | 401 | 403 | 404 | 413 | 429 | 503 => {
-                return Err(PushFailure::Unsent(self.refused(answer)));
-            }
-            _ => return Err(PushFailure::Unknown(self.refused(answer))),
-        }
-        let mut source = Counted::new(answer.into_body());
-        let response = PushResponse::decode(&mut source, push);
-        let traffic = Traffic {
-            sent: body.len(),
-            received: source.count,
-        };
-        match (response, source.failure) {
-            (Ok(response), _) => Ok((response, traffic)),
-            (Err(_), Some(failure)) => Err(PushFailure::Unknown(self.broken(failure))),
-            (Err(error), None) => Err(PushFailure::Unknown(error)),
-        }
+        fork::aside(|| self.push_now(push, body, most))
     }
 
     fn execute(&self, stmt: &Stmt) -> Result<Executed> {

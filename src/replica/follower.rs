@@ -5,8 +5,8 @@ use std::mem;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -41,6 +41,8 @@ pub struct Replica {
     made: AtomicBool,
     /// Whether the way to the remote was stored by this process.
     remembered: AtomicBool,
+    /// Who it is to a primary, once that was looked up.
+    peer: OnceLock<PeerId>,
     /// The thread in the background.
     worker: Worker,
     /// Connections that have it open.
@@ -117,6 +119,7 @@ impl Replica {
             progress: Mutex::new(Progress::default()),
             writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
+            peer: OnceLock::new(),
             worker: Worker::default(),
             users: AtomicUsize::new(0),
             process: process::id(),
@@ -218,14 +221,20 @@ impl Replica {
 
     /// Who it is to a primary.
     pub(super) fn peer(&self) -> Result<PeerId> {
+        if let Some(peer) = self.peer.get() {
+            return Ok(*peer);
+        }
         let local = self.local();
         let store = local.store()?;
-        if let Some(peer) = store.peer()? {
-            return Ok(peer);
-        }
-        let [a, b, c, d, e, f, g, h, ..] = self.host.random()?;
-        let peer = PeerId([a, b, c, d, e, f, g, h]);
-        store.set_peer(peer).map(|()| peer)
+        let peer = match store.peer()? {
+            Some(peer) => peer,
+            None => {
+                let [a, b, c, d, e, f, g, h, ..] = self.host.random()?;
+                let peer = PeerId([a, b, c, d, e, f, g, h]);
+                store.set_peer(peer).map(|()| peer)?
+            }
+        };
+        Ok(*self.peer.get_or_init(|| peer))
     }
 
     /// Counts what an exchange moved.
