@@ -69,6 +69,39 @@ fn a_sole_writer_without_a_busy_timeout_is_not_locked_out_and_its_log_stays_smal
     write_without_rest("FULL");
 }
 
+/// How long each sync of the disk takes, milliseconds.
+const SLOW_SYNC: u64 = 1500;
+
+/// One sync of the capture takes longer than a writer that does not sync needs for what the log may hold.
+#[test]
+fn the_log_stays_small_beside_a_writer_that_does_not_sync_on_a_slow_disk() {
+    let files = Files::new();
+    let mut host = Host::faulty();
+    host.open("main", &uri(&files.app, ""));
+    let sql = "PRAGMA synchronous = NORMAL; CREATE TABLE blob(id INTEGER PRIMARY KEY, bytes)";
+    for sql in sql.split(';') {
+        host.sql("main", sql);
+    }
+    let served = host.sql("main", "SELECT replica_serve('127.0.0.1:0')");
+    let url = json(&served, "$.url");
+    host.slow_syncs(SLOW_SYNC);
+    let write = "INSERT INTO blob(bytes) VALUES (randomblob(200000))";
+    host.repeat("main", write);
+    let (begun, mut largest) = (Instant::now(), 0);
+    while begun.elapsed() < Duration::from_secs(20) {
+        let log = std::fs::metadata(side_file(&files.app, "-wal")).map_or(0, |file| file.len());
+        largest = largest.max(log);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let counted = host.stop();
+    host.slow_syncs(0);
+    println!("commits|last answer = {counted}; the log had at most {largest} bytes");
+    assert!(largest < LOG, "the log grew to {largest} bytes");
+    let mut replica = files.replica(&url);
+    let rows = replica.sql("SELECT count(*) FROM blob");
+    assert_eq!(Some(rows.as_str()), counted.split('|').next());
+}
+
 /// A log too long to be left alone, which an old reader keeps, and a writer in whose transaction it cannot be begun anew.
 #[test]
 fn replicas_do_not_wait_for_a_writer_that_keeps_its_transaction_open() {

@@ -67,8 +67,8 @@ impl Primary {
         path: &std::path::Path,
         commits: Arc<Commits>,
     ) -> Result<Self> {
-        let capture = Capture::begin(Arc::clone(&host), path)?;
-        let checkpointer = Checkpointer::open(Arc::clone(&host), path)?;
+        let capture = Capture::begin(Arc::clone(&host), path, Arc::clone(&commits))?;
+        let checkpointer = Checkpointer::open(Arc::clone(&host), path, Arc::clone(&commits))?;
         let pusher = Pusher::open(Arc::clone(&host), path)?;
         let clock = host.clock();
         let newest = capture.newest();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::commits::{Commits, LogEnd};
 use super::history;
 use super::images;
 use super::newest::Newest;
@@ -24,6 +25,7 @@ use crate::position::DatabaseId;
 use crate::wal::SharedIndex;
 use crate::wal::anchor::Anchor;
 use crate::wal::apply::Writer;
+use crate::wal::frame::FRAME_HEADER_BYTES;
 use crate::wal::frames::transactions;
 use crate::wal::index::IndexHeader;
 use crate::wal::read_lock::{Keep, ReadLock};
@@ -67,6 +69,8 @@ pub struct Capture {
     ring: Arc<Mutex<Ring>>,
     /// The newest state, for whoever waits for it.
     newest: Arc<Newest>,
+    /// Who commits here, and is not to get too far ahead.
+    commits: Arc<Commits>,
     /// Whether the store holds the newest transactions only as far as the system has kept them.
     unsynced: bool,
     _lock_file: ProcessLock,
@@ -74,7 +78,7 @@ pub struct Capture {
 
 impl Capture {
     /// Takes the database over: finds out what changed while nobody captured.
-    pub fn begin(host: Arc<dyn Host>, path: &Path) -> Result<Self> {
+    pub fn begin(host: Arc<dyn Host>, path: &Path, commits: Arc<Commits>) -> Result<Self> {
         let lock_file = host
             .lock_process(path)?
             .ok_or_else(|| Error::Misuse(format!("{} is served already", path.display())))?;
@@ -110,12 +114,28 @@ impl Capture {
             state,
             ring: Arc::default(),
             newest: Arc::new(newest),
+            commits,
             // Whoever captured before may have been killed before it synced.
             unsynced: true,
             _lock_file: lock_file,
         };
         capture.run()?;
+        capture.tell_how_far();
         Ok(capture)
+    }
+
+    /// Whoever commits here learns what has been captured.
+    fn tell_how_far(&self) {
+        let end = LogEnd {
+            salts: self.captured.salts,
+            mx_frame: self.captured.mx_frame,
+        };
+        self.commits.captured(end, self.frame_size());
+    }
+
+    /// Bytes of a frame, without what encryption adds.
+    fn frame_size(&self) -> u32 {
+        self.state.page_size.get() + FRAME_HEADER_BYTES as u32
     }
 
     /// The newest captured state.
@@ -215,7 +235,7 @@ impl Capture {
     /// Size in bytes of the frames in use.
     pub fn log_bytes(&self) -> Result<u64> {
         let header = self.handle.header()?;
-        Ok(u64::from(header.mx_frame) * u64::from(self.state.page_size.get() + 24))
+        Ok(u64::from(header.mx_frame) * u64::from(self.frame_size()))
     }
 
     /// Moves the read lock to the newest commit, so that the log stays from there on too.
@@ -284,6 +304,7 @@ impl Capture {
                 (self.state, self.captured) = (state, *now);
                 self.unsynced = durable == Durable::Log;
                 self.newest.set(self.head(&self.state));
+                self.tell_how_far();
                 Ok(Captured::All)
             }
             Err(Error::Busy(reason)) if reason == BROKEN => Ok(Captured::Broken(from)),
@@ -321,12 +342,14 @@ impl Capture {
         // It may count from the start again.
         self.ring.lock().clear();
         self.newest.set(self.head(&self.state));
+        self.tell_how_far();
         Ok(())
     }
 }
 
 impl Drop for Capture {
     fn drop(&mut self) {
+        self.commits.end_capture();
         // The last commits too: what is on record then is what the file is left with.
         for done in [self.run(), self.sync_store()] {
             if let Err(error) = done {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::capture::Capture;
+use super::commits::Commits;
 use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::host::Host;
@@ -44,13 +45,26 @@ const SHORT_REST: Duration = Duration::from_millis(1);
 pub struct Checkpointer {
     host: Arc<dyn Host>,
     handle: Handle,
+    commits: Arc<Commits>,
 }
 
 impl Checkpointer {
-    /// Opens the database at `path`.
-    pub fn open(host: Arc<dyn Host>, path: &Path) -> Result<Self> {
+    /// Opens the database at `path`, whose connections here commit.
+    pub fn open(host: Arc<dyn Host>, path: &Path, commits: Arc<Commits>) -> Result<Self> {
         let handle = Handle::open(&*host, path)?;
-        Ok(Self { host, handle })
+        Ok(Self {
+            host,
+            handle,
+            commits,
+        })
+    }
+
+    /// Copies what may be copied. Meanwhile writers here do not fill the log without end.
+    fn copy(&self) -> Result<()> {
+        self.commits.copy(true);
+        let copied = self.handle.checkpoint();
+        self.commits.copy(false);
+        copied
     }
 
     /// Captures, and copies and begins the log anew where it has grown. Returns how long to rest.
@@ -63,7 +77,7 @@ impl Checkpointer {
             return Ok(REST);
         }
         // Without the capture: it never copies more than has been captured.
-        self.handle.checkpoint()?;
+        self.copy()?;
         if bytes > 2 * RESTART_BYTES {
             // Letting go was not enough: a replica was reading whenever a writer came.
             return self.begin_anew(capture);
@@ -73,7 +87,7 @@ impl Checkpointer {
                 return Ok(REST);
             }
             with(capture, Capture::run)?;
-            self.handle.checkpoint()?;
+            self.copy()?;
         }
         self.begin_anew(capture)
     }
@@ -120,7 +134,7 @@ impl Checkpointer {
         let mut salts = [0; 8];
         salts.copy_from_slice(&self.host.random()?[..8]);
         while begun.elapsed() < HELD_BACK {
-            self.handle.checkpoint()?;
+            self.copy()?;
             if capture.let_go_of_log()? {
                 writer.restart(Salts(salts))?;
                 if writer.header().mx_frame == 0 {

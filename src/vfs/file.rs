@@ -482,7 +482,10 @@ impl OpenFile {
     fn shm_lock(&mut self, offset: c_int, count: c_int, flags: c_int) -> c_int {
         let mask = (((1_u32 << count) - 1) << offset) as u8;
         let begins = match &self.kind {
-            Kind::Main(main) if main.begins_write(mask, flags) => main.writing().cloned(),
+            Kind::Main(main) if main.begins_write(mask, flags) => {
+                main.keep_pace();
+                main.writing().cloned()
+            }
             _ => None,
         };
         if let (Some(writing), Kind::Main(main)) = (&begins, &self.kind)

@@ -22,10 +22,12 @@ use crate::crypt::key::{Keys, Secret};
 use crate::database::settings::Settings;
 use crate::database::{keys, paths, rekey};
 use crate::error::{Error, Result};
+use crate::primary::commits::LogEnd;
 use crate::primary::serve::Opened;
 use crate::replica::follower::{Attached, Replica};
 use crate::replica::registry;
 use crate::replica::writing::Writing;
+use crate::wal::frame::Salts;
 use crate::{last_error, primary};
 
 /// Lock slots of the shared index (design of SQLite's WAL mode).
@@ -609,6 +611,19 @@ impl MainFile {
         self.reads() || index_is_sound(self.index)
     }
 
+    /// Before a write to a served database: the capture is not left too far behind.
+    pub fn keep_pace(&self) {
+        let Some(opened) = &self.opened else {
+            return;
+        };
+        if let Some(end) = index_end(self.index)
+            && opened.commits().is_behind(end)
+            && let Ok(host) = register::host()
+        {
+            opened.commits().keep_pace(end, host.clock());
+        }
+    }
+
     /// Whether the connection holds a lock of a reader.
     pub fn reads(&self) -> bool {
         self.shared & READ_SLOTS != 0
@@ -747,6 +762,14 @@ fn index_salts(index: *const AtomicU32) -> Option<[u8; 8]> {
         half.copy_from_slice(&word.to_ne_bytes());
     }
     Some(salts)
+}
+
+/// Where the log ends, by a shared index that is mapped.
+fn index_end(index: *const AtomicU32) -> Option<LogEnd> {
+    let salts = Salts(index_salts(index)?);
+    // SAFETY: it is mapped, as the salts are there; as for those.
+    let mx_frame = unsafe { (*index.add(4)).load(Ordering::Acquire) };
+    Some(LogEnd { salts, mx_frame })
 }
 
 /// Whether a mapped index has been initialised, and both copies of its header (12 words each; the

@@ -90,6 +90,10 @@ fn run(connections: &mut HashMap<String, Connection>, name: &str, arguments: &[&
             faulty::register();
             Ok(String::new())
         }
+        ("slow-syncs", [milliseconds]) => {
+            faulty::slow_syncs(milliseconds.parse().expect("a number"));
+            Ok(String::new())
+        }
         ("arm", [what, nth, count]) => {
             let number = |text: &str| text.parse().expect("a number");
             faulty::arm(what, number(nth), number(count));

@@ -4,6 +4,8 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::ffi;
 
@@ -21,6 +23,8 @@ static FILES: Countdown = Countdown::new();
 static MEMORY: Countdown = Countdown::new();
 /// At which call of a file the process ends, as by `kill -9`.
 static DEATH: Countdown = Countdown::new();
+/// Milliseconds that each sync of a file lasts longer.
+static SLOW: AtomicU64 = AtomicU64::new(0);
 static REAL: AtomicPtr<ffi::sqlite3_vfs> = AtomicPtr::new(null_mut());
 static ALLOCATOR: AtomicPtr<ffi::sqlite3_mem_methods> = AtomicPtr::new(null_mut());
 
@@ -67,6 +71,11 @@ pub fn disarm(what: &str) -> (u64, u64) {
         countdown.calls.load(Ordering::SeqCst),
         countdown.hits.load(Ordering::SeqCst),
     )
+}
+
+/// From now on each sync of a file lasts so many milliseconds longer, as on a disk that others keep busy.
+pub fn slow_syncs(milliseconds: u64) {
+    SLOW.store(milliseconds, Ordering::SeqCst);
 }
 
 fn of(what: &str) -> &'static Countdown {
@@ -209,7 +218,7 @@ methods! {
     read(to: *mut c_void, size: c_int, at: i64) xRead Some(ffi::SQLITE_IOERR_READ);
     write(from: *const c_void, size: c_int, at: i64) xWrite Some(ffi::SQLITE_FULL);
     truncate(size: i64) xTruncate Some(ffi::SQLITE_IOERR_TRUNCATE);
-    sync(flags: c_int) xSync Some(ffi::SQLITE_IOERR_FSYNC);
+    sync_now(flags: c_int) xSync Some(ffi::SQLITE_IOERR_FSYNC);
     size(out: *mut i64) xFileSize Some(ffi::SQLITE_IOERR_FSTAT);
     lock(level: c_int) xLock Some(ffi::SQLITE_IOERR_LOCK);
     unlock(level: c_int) xUnlock None;
@@ -223,6 +232,12 @@ methods! {
     unmap(delete: c_int) xShmUnmap None;
     fetch(at: i64, size: c_int, out: *mut *mut c_void) xFetch None;
     unfetch(at: i64, place: *mut c_void) xUnfetch None;
+}
+
+unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
+    thread::sleep(Duration::from_millis(SLOW.load(Ordering::SeqCst)));
+    // SAFETY: SQLite's own arguments.
+    unsafe { sync_now(file, flags) }
 }
 
 unsafe extern "C" fn barrier(file: *mut ffi::sqlite3_file) {

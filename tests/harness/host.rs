@@ -67,6 +67,19 @@ impl Host {
         host
     }
 
+    /// The bundled SQLite on a disk whose syncs can be slow, the extension loaded.
+    pub fn faulty() -> Host {
+        let mut host = Host::plain_bundled();
+        host.done("faulty", &[]);
+        host.load();
+        host
+    }
+
+    /// From now on each sync of a file lasts so many milliseconds longer; only of [`faulty`](Host::faulty).
+    pub fn slow_syncs(&mut self, milliseconds: u64) {
+        self.done("slow-syncs", &[&milliseconds.to_string()]);
+    }
+
     /// APSW from PyPI, which brings its own SQLite, with the extension loaded.
     pub fn apsw() -> Host {
         let mut command = Command::new(installed("apsw/bin/python3"));

@@ -43,6 +43,11 @@ impl Opened {
     pub fn written(&self) {
         self.commits.tell();
     }
+
+    /// The commits of this process to the database.
+    pub fn commits(&self) -> &Commits {
+        &self.commits
+    }
 }
 
 impl Drop for Opened {
