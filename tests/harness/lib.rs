@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use rusqlite::Connection;
 
 pub mod bank;
+pub mod certificates;
 pub mod client;
 pub mod encryption;
 pub mod faulty;
@@ -25,6 +26,7 @@ pub mod relay;
 pub mod shell;
 pub mod workload;
 
+pub use certificates::Certificates;
 pub use client::{Client, Kind, Trouble};
 use encryption::End;
 pub use files::{Files, notes};
