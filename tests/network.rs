@@ -2,14 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use harness::{
-    Certificates, Files, Host, Primary, Shell, assert_same, directory, free_port, json, notes,
-    number, side_file, uri, wait_for,
+    Certificates, Files, Host, Primary, Shell, assert_same, free_port, json, notes, number,
+    side_file, uri, wait_for,
 };
 
 const SQLITE_READONLY: i32 = 8;

@@ -10,6 +10,12 @@ pub struct Certificates {
     directory: tempfile::TempDir,
 }
 
+impl Default for Certificates {
+    fn default() -> Certificates {
+        Certificates::new()
+    }
+}
+
 impl Certificates {
     /// Makes them: `ca.pem`, `other.pem` (of another authority), `server.pem`, `server.key`.
     pub fn new() -> Certificates {
