@@ -35,7 +35,8 @@ impl Rows for StatusRows {
     position TEXT, remote_position TEXT, lag_transactions INTEGER, lag_seconds REAL, \
     last_sync INTEGER, last_error TEXT, bytes_received INTEGER, bytes_sent INTEGER, \
     page_size INTEGER, database_size INTEGER, wal_bytes INTEGER, \
-    sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT";
+    sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT, \
+    offline INTEGER, pending_transactions INTEGER, pending_pages INTEGER, pending_bytes INTEGER";
 
     /// One row for each replicated schema of the connection.
     fn rows(connection: HostConnection) -> Result<Vec<Row>> {
@@ -63,6 +64,8 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Row>> {
     let progress = replica.progress();
     let made = replica.is_made()?;
     let settings = replica.settings();
+    let unpushed = replica.unpushed()?.unwrap_or_default();
+    let page_size = state.map_or(0, |state| state.page_size.get());
     let position = state.map(|state| state.position);
     let lag = match (progress.remote_position, position) {
         (Some(remote), Some(local)) => Some(remote.lsn.0.saturating_sub(local.lsn.0)),
@@ -105,6 +108,10 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Row>> {
         settings.is_live().into(),
         settings.write_mode().word().into(),
         progress.activity.word().into(),
+        replica.is_offline()?.into(),
+        unpushed.transactions.into(),
+        unpushed.pages.into(),
+        (unpushed.pages * u64::from(page_size)).into(),
     ]))
 }
 
@@ -134,6 +141,10 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Row>> {
         state.page_size.get().into(),
         state.database_size.into(),
         paths::log_bytes(path).into(),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
         Value::Null,
         Value::Null,
         Value::Null,

@@ -43,6 +43,14 @@ pub enum Fetched {
     Diverged(Head),
 }
 
+/// Whether a position is the remote's newest.
+pub enum Newest {
+    /// It is.
+    Known(Head),
+    /// The remote has moved on, or never was there.
+    Other,
+}
+
 /// A conversation with one remote about one database, counting what travels.
 pub struct Conversation<'a> {
     remote: &'a dyn Remote,
@@ -201,6 +209,23 @@ impl<'a> Conversation<'a> {
         match self.gather(at, Some(lease), room, bases)? {
             Some(fetched) => Ok(fetched),
             None => self.changes(at, room, None),
+        }
+    }
+
+    /// Asks whether a position is the remote's newest; what it has beyond is not fetched.
+    pub fn newest(&mut self, position: Position) -> Result<Newest> {
+        let request = PullRequest {
+            database: self.database,
+            since: Some(position),
+            after: None,
+            deltas: false,
+            wait_milliseconds: 0,
+            peer: self.peer,
+        };
+        match self.ask(&Request::Pull(request))? {
+            Response::UpToDate(head) => Ok(Newest::Known(head)),
+            Response::Pages { .. } | Response::Diverged(_) => Ok(Newest::Other),
+            other => Err(unexpected(&other)),
         }
     }
 

@@ -54,13 +54,26 @@ pub struct Replica {
 ///
 /// The thread in the background ends with the last one: SQLite removes the log when the last
 /// connection closes it, and whoever closes a file expects it to be closed.
-pub struct Attached(Arc<Replica>);
+pub struct Attached {
+    replica: Arc<Replica>,
+    /// Whether the connection wants commits to be made here first.
+    offline: Option<bool>,
+}
 
 impl Attached {
-    /// Counts a connection.
-    pub fn new(replica: Arc<Replica>) -> Self {
+    /// Counts a connection; `offline` is what it wants.
+    pub fn new(replica: Arc<Replica>, offline: Option<bool>) -> Self {
         replica.users.fetch_add(1, Ordering::SeqCst);
-        Self(replica)
+        Self { replica, offline }
+    }
+
+    /// The replica is there, and used: it is in the mode the connection wants, and followed in the
+    /// background from here on, where that is asked for.
+    pub fn begin(&self) -> Result<()> {
+        if let Some(offline) = self.offline {
+            self.replica.set_offline(offline)?;
+        }
+        self.replica.begin_background()
     }
 }
 
@@ -68,18 +81,18 @@ impl Deref for Attached {
     type Target = Arc<Replica>;
 
     fn deref(&self) -> &Arc<Replica> {
-        &self.0
+        &self.replica
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.0.process != process::id() {
+        if self.replica.process != process::id() {
             // A fork's child has none of the threads, and the locks are not its own: nothing is closed
             // that the parent uses.
-            mem::forget(Arc::clone(&self.0));
-        } else if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.worker.end();
+            mem::forget(Arc::clone(&self.replica));
+        } else if self.replica.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.replica.worker.end();
         }
     }
 }
@@ -165,9 +178,8 @@ impl Replica {
         &self.worker
     }
 
-    /// The replica is there, and used: it is followed in the background from here on, where that is
-    /// asked for.
-    pub fn begin_background(self: &Arc<Self>) -> Result<()> {
+    /// Follows the remote in the background from here on, where that is asked for.
+    fn begin_background(self: &Arc<Self>) -> Result<()> {
         // Not noted as made: what is left of an interrupted bootstrap goes with the first sync.
         if self.is_made()? {
             self.worker.start(self);
@@ -354,6 +366,11 @@ impl Drop for Replica {
 }
 
 impl Local {
+    /// Whether there is a state store.
+    pub fn has_store(&self) -> bool {
+        self.store.get().is_some()
+    }
+
     /// The state store.
     pub fn store(&self) -> Result<&dyn Store> {
         match self.store.get() {

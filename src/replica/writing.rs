@@ -31,12 +31,16 @@ pub struct Writing {
     hold: Option<Hold>,
     /// Newer content was entered before the write lock was taken.
     has_newer: bool,
+    /// A transaction was committed here, and is to be pushed.
+    is_unpushed: bool,
 }
 
 /// A write lock that is held.
 struct Hold {
     /// The state the transaction is computed from.
     base: State,
+    /// Whether it is committed here first.
+    offline: bool,
     /// The first frame that was written.
     first: u32,
     /// The page of each frame from there on.
@@ -60,7 +64,8 @@ struct Commit {
     database_size: u32,
 }
 
-/// How far a transaction has come.
+/// How far a transaction has come. One that is committed here first is accepted as soon as what leads
+/// back from it is durable.
 enum Stage {
     /// Frames are being written.
     Collecting,
@@ -96,6 +101,7 @@ impl Writing {
             replica,
             hold: None,
             has_newer: false,
+            is_unpushed: false,
         }
     }
 
@@ -122,8 +128,10 @@ impl Writing {
 
     /// SQLite has taken it. On an error it is given back.
     pub fn begin(&mut self) -> Result<()> {
+        let (base, offline) = self.replica.begin_write()?;
         self.hold = Some(Hold {
-            base: self.replica.begin_write()?,
+            base,
+            offline,
             first: 0,
             numbers: Vec::new(),
             header_of: None,
@@ -174,6 +182,7 @@ impl Writing {
         let Some(hold) = self.hold.take() else {
             return;
         };
+        self.is_unpushed = hold.offline && matches!(hold.stage, Stage::Accepted(_));
         // Whoever had begun to read gives the lock back at once, begins again, and uses the lease then.
         self.has_newer &= hold.numbers.is_empty();
         if let Err(error) = hold.end(&self.replica) {
@@ -191,6 +200,9 @@ impl Writing {
     pub fn ended(&mut self) {
         if !std::mem::take(&mut self.has_newer) {
             self.replica.release_lease();
+        }
+        if std::mem::take(&mut self.is_unpushed) {
+            self.replica.worker().push();
         }
         if self.replica.has_pending() {
             // Somebody has to go on asking.
@@ -316,7 +328,10 @@ impl Hold {
             return Err(unexpected("frames that do not follow the published ones"));
         }
         let frames = Frames::new(log, size, first, &self.numbers, commit.database_size);
-        let state = replica.commit(&self.base, &frames)?;
+        let state = match self.offline {
+            true => replica.commit_here(&self.base, &frames),
+            false => replica.commit(&self.base, &frames),
+        }?;
         drop(reserve);
         self.stage = Stage::Accepted(Accepted {
             state,
@@ -337,7 +352,7 @@ impl Hold {
         if writer.header().mx_frame == commit.frame {
             if self.is_suspicious {
                 writer.repair(log, &start(&accepted.before, writer.header()))?;
-            } else if !accepted.is_synced {
+            } else if !accepted.is_synced && !self.offline {
                 log.sync()?;
             }
         } else {
