@@ -69,6 +69,33 @@ impl WriteMode {
     }
 }
 
+/// Where a replica is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Storage {
+    /// In files.
+    #[default]
+    File,
+    /// In the memory of one process.
+    Memory,
+}
+
+impl Storage {
+    /// The word in settings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Storage::File => "file",
+            Storage::Memory => "memory",
+        }
+    }
+
+    fn parse(word: &str) -> Result<Self> {
+        [Storage::File, Storage::Memory]
+            .into_iter()
+            .find(|storage| storage.word() == word)
+            .ok_or_else(|| Error::Misuse(format!("storage={word}: file or memory is wanted")))
+    }
+}
+
 /// Settings as far as one source gives them.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -88,6 +115,8 @@ pub struct Settings {
     pub live: Option<bool>,
     /// PEM file of the authority to trust in place of the system's. No secret.
     pub ca_file: Option<PathBuf>,
+    /// Where the replica is kept. Not stored: where it is found says it.
+    pub storage: Option<Storage>,
     /// Who may be in the way of a write.
     pub write_mode: Option<WriteMode>,
     /// Whether `replica_exec` returns only when the local file holds what it did.
@@ -112,7 +141,7 @@ impl Settings {
             "live" => self.live = Some(switch(name, value)?),
             "offline" if value == "0" => {}
             "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
-            "storage" if value == "file" => {}
+            "storage" => self.storage = Some(Storage::parse(value)?),
             name if NAMES.contains(&name) => {
                 return Err(Error::CannotOpen(format!(
                     "{name}={} is not built yet",
@@ -135,6 +164,7 @@ impl Settings {
             sync_interval: None,
             live: None,
             ca_file: None,
+            storage: None,
             write_mode: None,
             read_your_writes: None,
         } = self
@@ -234,7 +264,7 @@ impl Settings {
             "sync_interval" | "live" | "offline" => given.or(Some("0".to_owned())),
             "write_mode" => Some(self.write_mode().word().to_owned()),
             "read_your_writes" => given.or(Some("1".to_owned())),
-            "storage" => Some("file".to_owned()),
+            "storage" => Some(self.storage.unwrap_or_default().word().to_owned()),
             name if NAMES.contains(&name) => given,
             _ => return Err(unknown(name)),
         })
@@ -251,9 +281,15 @@ impl Settings {
             sync_interval: self.sync_interval.or(other.sync_interval),
             live: self.live.or(other.live),
             ca_file: self.ca_file.or(other.ca_file),
+            storage: self.storage.or(other.storage),
             write_mode: self.write_mode.or(other.write_mode),
             read_your_writes: self.read_your_writes.or(other.read_your_writes),
         }
+    }
+
+    /// Whether no file is to be touched.
+    pub fn in_memory(&self) -> bool {
+        self.storage == Some(Storage::Memory)
     }
 
     /// The write mode in force.

@@ -100,7 +100,7 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Row>> {
         progress.bytes_sent.into(),
         state.map(|state| state.page_size.get()).into(),
         state.map(|state| state.database_size).into(),
-        paths::log_bytes(path).into(),
+        replica.host().log_bytes(path).into(),
         settings.interval().map(|time| time.as_secs_f64()).into(),
         settings.is_live().into(),
         settings.write_mode().word().into(),

@@ -66,6 +66,11 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
     Ok(Some(Attached::new(replica)))
 }
 
+/// Nobody finds the replica at `path` any more: the next to open it begins with another one.
+pub fn forget(path: &Path) {
+    OPEN.lock().remove(&name(path));
+}
+
 fn name(path: &Path) -> (u32, PathBuf) {
     (process::id(), path.to_owned())
 }
@@ -87,7 +92,7 @@ fn follow_as(replica: &Replica, given: Settings) -> Result<()> {
     }
 }
 
-/// The secrets `replica_configure` was given for `path`.
+/// The secrets `replica_configure` was given for `path`; everything for a replica in memory.
 pub fn secrets(path: &Path) -> Settings {
     SECRETS.lock().get(path).cloned().unwrap_or_default()
 }
@@ -144,6 +149,11 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
     if let Some(url) = &settings.sync_url {
         // Refuses what could not be followed, and secrets in a URL that will be stored.
         remote::check(url, settings.ca_file.as_deref())?;
+    }
+    if settings.in_memory() {
+        // There is nowhere else to keep them.
+        SECRETS.lock().insert(path.to_owned(), settings);
+        return Ok(());
     }
     // First: nothing is kept of a key that does not fit. The keys live as long as the store is open.
     let given = settings.key.clone().or(secrets(path).key);
