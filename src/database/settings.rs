@@ -12,7 +12,7 @@ use crate::crypt::key::Secret;
 use crate::error::{Error, Result};
 
 /// Names a URI, `replica_configure` or the environment may give.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "sync_url",
     "auth_token",
     "sync_timeout",
@@ -27,6 +27,7 @@ pub const NAMES: [&str; 14] = [
     "on_conflict",
     "ca_file",
     "storage",
+    "progress",
 ];
 
 /// The longest `sync_timeout`, in seconds.
@@ -121,6 +122,8 @@ pub struct Settings {
     pub write_mode: Option<WriteMode>,
     /// Whether `replica_exec` returns only when the local file holds what it did.
     pub read_your_writes: Option<bool>,
+    /// Whether a long transfer shows on the terminal how far it is.
+    pub progress: Option<bool>,
 }
 
 impl Settings {
@@ -141,6 +144,7 @@ impl Settings {
             "live" => self.live = Some(switch(name, value)?),
             "offline" if value == "0" => {}
             "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
+            "progress" => self.progress = Some(switch(name, value)?),
             "storage" => self.storage = Some(Storage::parse(value)?),
             name if NAMES.contains(&name) => {
                 return Err(Error::CannotOpen(format!(
@@ -167,6 +171,7 @@ impl Settings {
             storage: None,
             write_mode: None,
             read_your_writes: None,
+            progress: None,
         } = self
         else {
             return false;
@@ -227,6 +232,7 @@ impl Settings {
             "ca_file",
             "write_mode",
             "read_your_writes",
+            "progress",
         ];
         for name in stored {
             if let Some(value) = self.given(name) {
@@ -250,6 +256,7 @@ impl Settings {
             "ca_file" => self.ca_file.as_ref().and_then(file),
             "write_mode" => self.write_mode.map(|mode| mode.word().to_owned()),
             "read_your_writes" => self.read_your_writes.map(switch),
+            "progress" => self.progress.map(switch),
             "cipher" => self.cipher.map(|cipher| cipher.name().to_owned()),
             "auth_token" => self.auth_token.as_ref().map(|_| "…".to_owned()),
             _ => None,
@@ -263,7 +270,7 @@ impl Settings {
             "sync_timeout" => Some(self.timeout().as_secs().to_string()),
             "sync_interval" | "live" | "offline" => given.or(Some("0".to_owned())),
             "write_mode" => Some(self.write_mode().word().to_owned()),
-            "read_your_writes" => given.or(Some("1".to_owned())),
+            "read_your_writes" | "progress" => given.or(Some("1".to_owned())),
             "storage" => Some(self.storage.unwrap_or_default().word().to_owned()),
             name if NAMES.contains(&name) => given,
             _ => return Err(unknown(name)),
@@ -284,6 +291,7 @@ impl Settings {
             storage: self.storage.or(other.storage),
             write_mode: self.write_mode.or(other.write_mode),
             read_your_writes: self.read_your_writes.or(other.read_your_writes),
+            progress: self.progress.or(other.progress),
         }
     }
 
@@ -300,6 +308,11 @@ impl Settings {
     /// Whether `replica_exec` returns only when the local file holds what it did.
     pub fn read_your_writes(&self) -> bool {
         self.read_your_writes.unwrap_or(true)
+    }
+
+    /// Whether a long transfer shows on the terminal how far it is.
+    pub fn shows_progress(&self) -> bool {
+        self.progress.unwrap_or(true)
     }
 
     /// The time between two syncs in the background; `None` for none.

@@ -27,6 +27,13 @@ pub fn find(path: &Path) -> Option<Arc<Replica>> {
     OPEN.lock().get(&name(path)).and_then(Weak::upgrade)
 }
 
+/// All replicas that this process has open.
+pub fn all() -> Vec<Arc<Replica>> {
+    let open = OPEN.lock();
+    let own = open.iter().filter(|((of, _), _)| *of == process::id());
+    own.filter_map(|(_, replica)| replica.upgrade()).collect()
+}
+
 /// The replica that a connection opening `path` is to use; `None` for an ordinary database.
 /// `given` are the settings of its URI.
 pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Option<Attached>> {

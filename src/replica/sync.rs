@@ -10,6 +10,7 @@ use super::follower::{Local, Replica};
 use super::heal;
 use super::resolve::{self, Standing};
 use super::status::{Activity, Condition, Report};
+use super::transfer::Kind;
 use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::scan;
@@ -46,7 +47,7 @@ impl Replica {
     /// Pulls what the remote has and enters it.
     pub fn sync(&self) -> Result<Report> {
         self.make()?;
-        self.sync_at(&*self.remote()?, Duration::ZERO)
+        self.sync_at(&*self.remote()?, None)
     }
 
     /// The same, where the thread in the background does it over its own line; the remote is asked to
@@ -58,17 +59,18 @@ impl Replica {
             false => Activity::Following,
         });
         self.writes().follow(!wait.is_zero());
-        let done = self.sync_at(remote, wait);
+        let done = self.sync_at(remote, Some(wait));
         if done.is_err() {
             self.writes().follow(false);
         }
         done
     }
 
-    fn sync_at(&self, remote: &dyn Remote, wait: Duration) -> Result<Report> {
+    /// With a time to `wait` for something new nobody waits for the sync itself.
+    fn sync_at(&self, remote: &dyn Remote, wait: Option<Duration>) -> Result<Report> {
         self.settle_pending_at(remote)?;
-        self.report(remote, |replica, conversation| {
-            conversation.wait(wait);
+        self.report(remote, wait.is_none(), |replica, conversation| {
+            conversation.wait(wait.unwrap_or_default());
             replica.advance(conversation)
         })
     }
@@ -86,7 +88,7 @@ impl Replica {
             return Err(error);
         }
         let remote = self.remote()?;
-        self.report(&*remote, |replica, conversation| {
+        self.report(&*remote, true, |replica, conversation| {
             let from = replica.recorded_state()?.map(|state| state.position);
             let healed = replica.healed(conversation, None)?;
             let (state, head, pages) = healed.ok_or_else(|| replica.contended())?;
@@ -97,13 +99,18 @@ impl Replica {
     fn report(
         &self,
         remote: &dyn Remote,
+        waits: bool,
         work: impl FnOnce(&Self, &mut Conversation<'_>) -> Result<(Position, State, Head, usize)>,
     ) -> Result<Report> {
         let begun = Stopwatch::start(self.host().clock());
         let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
-        let mut conversation = Conversation::new(remote, database).by(self.peer()?);
+        let transfer = self.begin_transfer(Kind::Sync, waits);
+        let mut conversation = Conversation::new(remote, database)
+            .by(self.peer()?)
+            .watched(&transfer);
         let result = work(self, &mut conversation);
         let traffic = conversation.traffic;
+        drop(transfer);
         let (from, state, head, pages) = match result {
             Ok(done) => done,
             Err(error) => {
