@@ -24,10 +24,11 @@ WRITERS, ENCRYPTED = (0, 1), 2
 LONGEST_SNAPSHOT = 60
 BUSY, IOERR = 5, 10
 MIB = 1 << 20
-# How much of a log may be in use where no snapshot holds it back, and at all.
+# How much of a log may be in use where nothing holds it back, and at all.
 SHORT_LOG, LONGEST_LOG = 8 * MIB, 512 * MIB
-# Within so many seconds each log has to be short once.
-WINDOW = 2 * LONGEST_SNAPSHOT + 60
+# A log begins anew with what is written when no snapshot needs it: before so many seconds are together in which none did,
+# and the replica was in contact with its primary (in the last seconds), it has to be short again.
+FREE, CONTACT = 10, 3
 CONVERGED = 120
 
 
@@ -39,6 +40,8 @@ class Role:
     def __init__(self, library, name, uri, directory):
         self.name, self.uri, self.directory = name, uri, directory
         self.quiet, self.ending = threading.Event(), threading.Event()
+        # Whether a reader holds a snapshot that the log may not pass.
+        self.holding = False
         self.random = random.Random()
         self.printing = threading.Lock()
         loader = sqlite3.connect(":memory:")
@@ -99,11 +102,13 @@ class Role:
         connection = self.connect()
         ask = "SELECT sum(balance), (SELECT count(*) FROM blob), (SELECT sum(n) FROM counter) FROM account"
         while not self.quiet.is_set():
+            self.holding |= longest > 1
             connection.execute("BEGIN")
             first = connection.execute(ask).fetchone()
             self.quiet.wait(self.random.uniform(0, longest))
             second = connection.execute(ask).fetchone()
             connection.execute("COMMIT")
+            self.holding &= longest <= 1
             if first != second or first[:2] != (TOTAL, BLOBS):
                 self.problem(f"a snapshot with {first}, and later {second}")
             self.quiet.wait(self.random.uniform(0, pause))
@@ -111,9 +116,9 @@ class Role:
 
     def tell(self, connection):
         while not self.ending.wait(1):
-            row = connection.execute("SELECT lag_transactions, state, last_error FROM replica_status").fetchone()
-            if row:
-                self.say(lag=row[0], state=row[1], error=row[2])
+            row = connection.execute(
+                "SELECT lag_transactions, lag_seconds, state, last_error FROM replica_status").fetchone()
+            self.say(lag=row[0], contact=(row[1] or 0) < CONTACT, state=row[2], error=row[3], holding=self.holding)
 
     def check(self, connection):
         whole = hashlib.sha256()
@@ -179,6 +184,7 @@ def role(library, name, uri, directory, port):
     if name == "primary":
         connection.execute("SELECT replica_serve(?)", (f"127.0.0.1:{port}",))
         this.start(this.write, 0.02)
+        this.start(this.tell, connection)
     else:
         # The first access makes the replica, as soon as the primary can be reached.
         while True:
@@ -341,7 +347,7 @@ class Soak:
 
     def __init__(self, library, directory, minutes, plot):
         self.library, self.directory, self.seconds, self.plot = library, directory, minutes * 60, plot
-        self.problems, self.samples = [], []
+        self.problems, self.samples, self.free = [], [], {}
         self.random = random.Random()
         port = socket.create_server(("127.0.0.1", 0)).getsockname()[1]
         self.files = {"primary": f"{directory}/app.db"}
@@ -382,6 +388,12 @@ class Soak:
             return 0
 
     def sample(self, begun):
+        for name, process in self.processes.items():
+            free, longest = self.free.get(name, (0, 0))
+            is_free = process.last.get("contact") and not process.last["holding"]
+            # One sample in a second.
+            free = 0 if self.log(name) < SHORT_LOG else free + bool(is_free)
+            self.free[name] = (free, max(free, longest))
         self.samples.append({
             "time": time.monotonic() - begun,
             **{f"log {name}": self.log(name) for name in self.files},
@@ -470,7 +482,8 @@ class Soak:
             gaps = [b - a for a, b in zip([0] + short, short + [log[-1][0]])]
             largest = max(size for _, size in log)
             print(f"{name}: log at most {largest / MIB:.1f} MiB, longest time above {SHORT_LOG // MIB} MiB {max(gaps):.0f} s")
-            if largest > LONGEST_LOG or max(gaps) > WINDOW:
+            print(f"{name}: free to begin anew for at most {self.free[name][1]} s before it did")
+            if largest > LONGEST_LOG or self.free[name][1] > FREE:
                 self.problems.append(f"the log of {name} is not bounded")
             memory = [s[f"memory {name}"] for s in self.samples if s[f"memory {name}"]]
             quarter = len(memory) // 4
