@@ -90,7 +90,8 @@ impl HostConnection {
         }
         // SAFETY: a NUL-terminated name.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-        (!name.is_empty()).then(|| PathBuf::from(name.into_owned()))
+        let path = (!name.is_empty()).then(|| PathBuf::from(name.into_owned()));
+        path.map(vfs::memory::directory::host_path)
     }
 
     /// The schemas of the connection, main first.

@@ -171,6 +171,42 @@ fn many(wanted: usize) -> usize {
     wanted.min(descriptors.saturating_sub(600))
 }
 
+/// Commits after which it is measured when each of all followers was answered.
+const COMMITS: usize = 30;
+
+/// How long after `begun` each of the followers had an answer.
+fn answered(followers: &[Follower], begun: Instant) -> Vec<Duration> {
+    let mut waiting: Vec<_> = followers
+        .iter()
+        .map(|follower| libc::pollfd {
+            fd: follower.descriptor(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    let mut times = Vec::with_capacity(followers.len());
+    while !waiting.is_empty() {
+        // SAFETY: as many valid structures as said.
+        let ready =
+            unsafe { libc::poll(waiting.as_mut_ptr(), waiting.len() as libc::nfds_t, 30_000) };
+        assert!(ready > 0, "{} were not answered", waiting.len());
+        let now = begun.elapsed();
+        waiting.retain(|one| {
+            let is_answered = one.revents != 0;
+            if is_answered {
+                times.push(now);
+            }
+            !is_answered
+        });
+    }
+    times
+}
+
+/// The share of all that took no longer.
+fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    sorted[((sorted.len() - 1) as f64 * share) as usize]
+}
+
 #[test]
 fn a_thousand_wait_at_next_to_no_cost_and_one_commit_wakes_all() {
     let count = many(1000);
@@ -220,6 +256,98 @@ fn a_thousand_wait_at_next_to_no_cost_and_one_commit_wakes_all() {
         begun.elapsed()
     );
     assert!(percent < 25.0, "{percent} % of a core");
+
+    let mut times = Vec::new();
+    let before = usage(pid).0;
+    for round in 0..COMMITS {
+        followers.iter_mut().for_each(|follower| follower.ask(LONG));
+        // All of them are parked.
+        std::thread::sleep(Duration::from_millis(100));
+        primary.sql(&format!(
+            "UPDATE note SET text = 'round {round}' WHERE id = 7"
+        ));
+        let committed = Instant::now();
+        times.extend(answered(&followers, committed));
+        for follower in &mut followers {
+            assert_eq!(follower.answer(), News::Something, "round {round}");
+        }
+    }
+    times.sort();
+    println!(
+        "{COMMITS} commits, {count} followers: each was answered {:?} (p50), {:?} (p99), {:?} (last) after COMMIT had \
+         returned; {:.4} s of CPU of the primary for each commit, {} KiB",
+        percentile(&times, 0.5),
+        percentile(&times, 0.99),
+        percentile(&times, 1.0),
+        (usage(pid).0 - before) / COMMITS as f64,
+        usage(pid).1
+    );
+}
+
+/// Replicas that are real processes.
+const PROCESSES: usize = 50;
+
+#[test]
+fn fifty_processes_converge() {
+    let files = Files::new();
+    let mut primary = files.primary();
+    let path = |number: usize| files.path(&format!("copy{number}.db"));
+    let parameters = format!("sync_url={}&live=1", primary.url());
+    let mut replicas: Vec<_> = (0..PROCESSES)
+        .map(|number| Shell::replica(&path(number), &parameters))
+        .collect();
+    for (number, replica) in replicas.iter_mut().enumerate() {
+        assert_eq!(replica.sql("SELECT count(*) FROM note"), "1000");
+        primary.sql(&format!(
+            "UPDATE note SET text = 'as {number} came' WHERE id = {}",
+            number + 1
+        ));
+    }
+    for round in 0..100 {
+        primary.sql(&format!(
+            "UPDATE note SET text = 'round {round}' WHERE id = {}",
+            100 + round
+        ));
+        let writer = &mut replicas[round * 7 % PROCESSES];
+        let sql = format!(
+            "UPDATE note SET text = 'replica, round {round}' WHERE id = {}",
+            300 + round
+        );
+        // It may not have heard of the commit before yet: then it is run again, as any program does.
+        wait_for("a write", || match writer.try_sql(&sql) {
+            Ok(_) => true,
+            Err(error) => {
+                assert!(error.contains("locked"), "{error}");
+                false
+            }
+        });
+    }
+    let position = primary.shell().position();
+    let begun = Instant::now();
+    for replica in &mut replicas {
+        wait_for("the newest position", || replica.position() == position);
+    }
+    println!(
+        "{PROCESSES} processes at {position} {:?} after the last write",
+        begun.elapsed()
+    );
+    let content = primary.sql(".sha3sum");
+    let lag = "SELECT lag_transactions || ' ' || ifnull(last_error, 'well') FROM replica_status";
+    for replica in &mut replicas {
+        assert_eq!(replica.sql(".sha3sum"), content);
+        assert_eq!(replica.sql("PRAGMA integrity_check"), "ok");
+        wait_for("no trouble", || replica.sql(lag) == "0 well");
+    }
+    assert_eq!(
+        primary.sql("SELECT count(*), sum(waiting) FROM replica_peers"),
+        format!("{PROCESSES}|{PROCESSES}")
+    );
+    for replica in replicas {
+        replica.close();
+    }
+    for number in 0..PROCESSES {
+        harness::assert_same(&files.app, &path(number), "at the end");
+    }
 }
 
 /// Whoever commits without a pause is not slowed down by those who wait, and they get the newest each time.

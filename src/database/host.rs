@@ -94,6 +94,10 @@ pub trait Host: Send + Sync {
     fn stamp(&self, _path: &Path) -> Result<Option<Fingerprint>> {
         Ok(None)
     }
+    /// Size in bytes of the log of the database at `path`, where there is one.
+    fn log_bytes(&self, path: &Path) -> Option<u64> {
+        paths::log_bytes(path)
+    }
     /// Gives a file a second name, never taking it from another file.
     fn link(&self, path: &Path, name: &Path) -> Result<()>;
     /// Takes a name away, where there is one.

@@ -12,7 +12,7 @@ use crate::crypt::key::Secret;
 use crate::error::{Error, Result};
 
 /// Names a URI, `replica_configure` or the environment may give.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 15] = [
     "sync_url",
     "auth_token",
     "sync_timeout",
@@ -27,6 +27,7 @@ pub const NAMES: [&str; 14] = [
     "on_conflict",
     "ca_file",
     "storage",
+    "progress",
 ];
 
 /// The longest `sync_timeout`, in seconds.
@@ -69,6 +70,33 @@ impl WriteMode {
     }
 }
 
+/// Where a replica is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Storage {
+    /// In files.
+    #[default]
+    File,
+    /// In the memory of one process.
+    Memory,
+}
+
+impl Storage {
+    /// The word in settings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Storage::File => "file",
+            Storage::Memory => "memory",
+        }
+    }
+
+    fn parse(word: &str) -> Result<Self> {
+        [Storage::File, Storage::Memory]
+            .into_iter()
+            .find(|storage| storage.word() == word)
+            .ok_or_else(|| Error::Misuse(format!("storage={word}: file or memory is wanted")))
+    }
+}
+
 /// Settings as far as one source gives them.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -90,10 +118,14 @@ pub struct Settings {
     pub offline: Option<bool>,
     /// PEM file of the authority to trust in place of the system's. No secret.
     pub ca_file: Option<PathBuf>,
+    /// Where the replica is kept. Not stored: where it is found says it.
+    pub storage: Option<Storage>,
     /// Who may be in the way of a write.
     pub write_mode: Option<WriteMode>,
     /// Whether `replica_exec` returns only when the local file holds what it did.
     pub read_your_writes: Option<bool>,
+    /// Whether a long transfer shows on the terminal how far it is.
+    pub progress: Option<bool>,
 }
 
 impl Settings {
@@ -114,7 +146,8 @@ impl Settings {
             "live" => self.live = Some(switch(name, value)?),
             "offline" => self.offline = Some(switch(name, value)?),
             "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
-            "storage" if value == "file" => {}
+            "progress" => self.progress = Some(switch(name, value)?),
+            "storage" => self.storage = Some(Storage::parse(value)?),
             name if NAMES.contains(&name) => {
                 return Err(Error::CannotOpen(format!(
                     "{name}={} is not built yet",
@@ -138,8 +171,10 @@ impl Settings {
             live: None,
             offline: None,
             ca_file: None,
+            storage: None,
             write_mode: None,
             read_your_writes: None,
+            progress: None,
         } = self
         else {
             return false;
@@ -200,6 +235,7 @@ impl Settings {
             "ca_file",
             "write_mode",
             "read_your_writes",
+            "progress",
         ];
         for name in stored {
             if let Some(value) = self.given(name) {
@@ -224,6 +260,7 @@ impl Settings {
             "ca_file" => self.ca_file.as_ref().and_then(file),
             "write_mode" => self.write_mode.map(|mode| mode.word().to_owned()),
             "read_your_writes" => self.read_your_writes.map(switch),
+            "progress" => self.progress.map(switch),
             "cipher" => self.cipher.map(|cipher| cipher.name().to_owned()),
             "auth_token" => self.auth_token.as_ref().map(|_| "…".to_owned()),
             _ => None,
@@ -237,8 +274,8 @@ impl Settings {
             "sync_timeout" => Some(self.timeout().as_secs().to_string()),
             "sync_interval" | "live" | "offline" => given.or(Some("0".to_owned())),
             "write_mode" => Some(self.write_mode().word().to_owned()),
-            "read_your_writes" => given.or(Some("1".to_owned())),
-            "storage" => Some("file".to_owned()),
+            "read_your_writes" | "progress" => given.or(Some("1".to_owned())),
+            "storage" => Some(self.storage.unwrap_or_default().word().to_owned()),
             name if NAMES.contains(&name) => given,
             _ => return Err(unknown(name)),
         })
@@ -256,9 +293,16 @@ impl Settings {
             live: self.live.or(other.live),
             offline: self.offline.or(other.offline),
             ca_file: self.ca_file.or(other.ca_file),
+            storage: self.storage.or(other.storage),
             write_mode: self.write_mode.or(other.write_mode),
             read_your_writes: self.read_your_writes.or(other.read_your_writes),
+            progress: self.progress.or(other.progress),
         }
+    }
+
+    /// Whether no file is to be touched.
+    pub fn in_memory(&self) -> bool {
+        self.storage == Some(Storage::Memory)
     }
 
     /// The write mode in force.
@@ -269,6 +313,11 @@ impl Settings {
     /// Whether `replica_exec` returns only when the local file holds what it did.
     pub fn read_your_writes(&self) -> bool {
         self.read_your_writes.unwrap_or(true)
+    }
+
+    /// Whether a long transfer shows on the terminal how far it is.
+    pub fn shows_progress(&self) -> bool {
+        self.progress.unwrap_or(true)
     }
 
     /// The time between two syncs in the background; `None` for none.

@@ -9,7 +9,9 @@ use crate::error::Result;
 use crate::ffi::HostConnection;
 use crate::last_error as newest_error;
 use crate::primary::serve;
+use crate::replica::follower::Replica;
 use crate::replica::registry;
+use crate::replica::transfer::{Kind, Reached};
 use crate::vfs::register;
 
 /// `replica_last_error()`
@@ -36,11 +38,13 @@ impl Rows for StatusRows {
     last_sync INTEGER, last_error TEXT, bytes_received INTEGER, bytes_sent INTEGER, \
     page_size INTEGER, database_size INTEGER, wal_bytes INTEGER, \
     sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT, \
+    transfer TEXT, transfer_pages INTEGER, transfer_total INTEGER, transfer_bytes INTEGER, \
     offline INTEGER, pending_transactions INTEGER, pending_pages INTEGER, pending_bytes INTEGER";
 
-    /// One row for each replicated schema of the connection.
+    /// One row for each replicated schema of the connection, and for each other replica of the process
+    /// that is being made: whoever has that attached waits until it is.
     fn rows(connection: HostConnection) -> Result<Vec<Row>> {
-        let mut rows = Vec::new();
+        let (mut rows, mut paths) = (Vec::new(), Vec::new());
         for schema in connection.schemas()? {
             if let Some(path) = connection.path(&schema) {
                 // What cannot be opened has no row; the first access says why.
@@ -48,18 +52,27 @@ impl Rows for StatusRows {
                     newest_error::note(&error);
                     continue;
                 }
-                rows.extend(replica_row(&schema, &path)?);
+                if let Some(replica) = registry::find(&path) {
+                    rows.push(replica_row(schema.as_str().into(), &replica)?);
+                }
                 rows.extend(primary_row(&schema, &path)?);
+                paths.push(path);
+            }
+        }
+        for replica in registry::all() {
+            let is_bootstrap = |reached: Reached| reached.kind == Kind::Bootstrap;
+            let is_other = !paths.iter().any(|path| path == replica.path());
+            if is_other && replica.transfer().is_some_and(is_bootstrap) {
+                rows.push(replica_row(Value::Null, &replica)?);
             }
         }
         Ok(rows)
     }
 }
 
-fn replica_row(schema: &str, path: &Path) -> Result<Option<Row>> {
-    let Some(replica) = registry::find(path) else {
-        return Ok(None);
-    };
+fn replica_row(schema: Value, replica: &Replica) -> Result<Row> {
+    let path = replica.path();
+    let transfer = replica.transfer();
     let state = replica.recorded_state()?;
     let progress = replica.progress();
     let made = replica.is_made()?;
@@ -75,8 +88,8 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Row>> {
     let since = progress
         .last_sync
         .map(|at| now.saturating_sub(at) as f64 / 1000.0);
-    Ok(Some(vec![
-        schema.into(),
+    Ok(vec![
+        schema,
         path.to_string_lossy().into_owned().into(),
         "replica".into(),
         replica
@@ -103,16 +116,20 @@ fn replica_row(schema: &str, path: &Path) -> Result<Option<Row>> {
         progress.bytes_sent.into(),
         state.map(|state| state.page_size.get()).into(),
         state.map(|state| state.database_size).into(),
-        paths::log_bytes(path).into(),
+        replica.host().log_bytes(path).into(),
         settings.interval().map(|time| time.as_secs_f64()).into(),
         settings.is_live().into(),
         settings.write_mode().word().into(),
         progress.activity.word().into(),
+        transfer.map(|reached| reached.kind.word()).into(),
+        transfer.map(|reached| reached.pages).into(),
+        transfer.and_then(|reached| reached.total).into(),
+        transfer.map(|reached| reached.bytes).into(),
         replica.is_offline()?.into(),
         unpushed.transactions.into(),
         unpushed.pages.into(),
         (unpushed.pages * u64::from(page_size)).into(),
-    ]))
+    ])
 }
 
 fn primary_row(schema: &str, path: &Path) -> Result<Option<Row>> {
@@ -141,6 +158,10 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Row>> {
         state.page_size.get().into(),
         state.database_size.into(),
         paths::log_bytes(path).into(),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
         Value::Null,
         Value::Null,
         Value::Null,

@@ -16,8 +16,8 @@ use crossbeam_channel::RecvTimeoutError;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-pub use self::opened::Opened;
 use self::opened::Openings;
+pub use self::opened::{Opened, is_open};
 use super::answer::Primary;
 use super::hrana::Streams;
 use super::server::tls::Tls;

@@ -166,7 +166,10 @@ impl HttpRemote {
 
     fn failed(&self, error: ureq::Error) -> Error {
         match error {
-            ureq::Error::Protocol(error) => Error::Protocol(format!("not HTTP: {error}")),
+            // A proxy, or another server: the primary may be there again later.
+            ureq::Error::Protocol(error) => {
+                self.unreachable(format!("what answers there speaks no HTTP: {error}"))
+            }
             ureq::Error::Timeout(_) => self.unreachable(self.no_answer()),
             ureq::Error::HostNotFound => self.unreachable("the host is not known".to_owned()),
             ureq::Error::Io(error) => self.broken(error),

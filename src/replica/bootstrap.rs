@@ -7,6 +7,7 @@ use super::enter;
 use super::fetch::{Conversation, Fetched};
 use super::follower::Replica;
 use super::spooled::Spooled;
+use super::transfer::{Kind, Transfer};
 use crate::database::host::{ProcessLock, Spool};
 use crate::database::paths;
 use crate::database::store::{Progress, Role, State};
@@ -91,8 +92,10 @@ fn fill(replica: &Replica) -> Result<()> {
         )
     };
     let spool = replica.host().open_spool(&paths::spool(replica.path()))?;
-    let mut conversation = Conversation::new(&*remote, database);
-    let (mut spooled, first) = fetch_all(replica, &mut conversation, &*spool, progress)?;
+    let transfer = replica.begin_transfer(Kind::Bootstrap, true);
+    let mut conversation = Conversation::new(&*remote, database).watched(&transfer);
+    let fetched = fetch_all(replica, &mut conversation, &transfer, &*spool, progress)?;
+    let (mut spooled, first) = fetched;
     let head = match conversation.changes(first, replica, None)? {
         Fetched::UpToDate(head) => head,
         Fetched::Batch(batch) => {
@@ -138,6 +141,7 @@ fn fill(replica: &Replica) -> Result<()> {
 fn fetch_all<'a>(
     replica: &Replica,
     conversation: &mut Conversation<'_>,
+    transfer: &Transfer<'_>,
     spool: &'a dyn Spool,
     progress: Option<Progress>,
 ) -> Result<(Spooled<'a>, Position)> {
@@ -149,6 +153,7 @@ fn fetch_all<'a>(
         _ => None,
     };
     let after = begun.as_ref().map_or(0, |(spooled, _)| spooled.last());
+    transfer.resume(after);
     let mut parts = 0;
     conversation.parts(
         PageNumber::new(after),

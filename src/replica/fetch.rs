@@ -51,12 +51,20 @@ pub enum Newest {
     Other,
 }
 
+/// Whoever looks on while pages arrive.
+pub trait Watcher: Sync {
+    /// So many pages, or hashes of pages, came; `bytes` since the conversation began. `whole` is the state
+    /// they are part of, where all of its pages come.
+    fn received(&self, pages: usize, bytes: u64, whole: Option<&Head>);
+}
+
 /// A conversation with one remote about one database, counting what travels.
 pub struct Conversation<'a> {
     remote: &'a dyn Remote,
     database: Option<DatabaseId>,
     /// Who asks.
     peer: PeerId,
+    watcher: Option<&'a dyn Watcher>,
     /// Whether the last question was answered.
     answered: bool,
     /// How long the remote is to wait, at the next question about changes, until there are any.
@@ -72,6 +80,7 @@ impl<'a> Conversation<'a> {
             remote,
             database,
             peer: PeerId::UNKNOWN,
+            watcher: None,
             answered: false,
             wait: Duration::ZERO,
             traffic: Traffic::default(),
@@ -81,6 +90,12 @@ impl<'a> Conversation<'a> {
     /// Says who asks.
     pub fn by(mut self, peer: PeerId) -> Self {
         self.peer = peer;
+        self
+    }
+
+    /// Somebody looks on.
+    pub fn watched(mut self, watcher: &'a dyn Watcher) -> Self {
+        self.watcher = Some(watcher);
         self
     }
 
@@ -105,6 +120,7 @@ impl<'a> Conversation<'a> {
         let (response, traffic) = self.exchange(request)?;
         self.traffic.sent += traffic.sent;
         self.traffic.received += traffic.received;
+        self.tell(request, &response);
         let head = match &response {
             Response::UpToDate(head)
             | Response::Diverged(head)
@@ -124,6 +140,23 @@ impl<'a> Conversation<'a> {
             }
         }
         Ok(response)
+    }
+
+    fn tell(&self, request: &Request, response: &Response) {
+        let Some(watcher) = self.watcher else {
+            return;
+        };
+        let bytes = self.traffic.received;
+        match response {
+            Response::Pages { head, pages, .. } => {
+                let whole = matches!(request, Request::Pull(pull) if pull.since.is_none());
+                watcher.received(pages.len(), bytes, whole.then_some(head));
+            }
+            Response::Hashes { head, hashes, .. } => {
+                watcher.received(hashes.len(), bytes, Some(head));
+            }
+            _ => {}
+        }
     }
 
     /// One part of all pages, after page number `after`.

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::bootstrap;
 use super::status::{Activity, Condition, Progress};
+use super::transfer::Reached;
 use super::worker::Worker;
 use super::writes::Writes;
 use crate::database::handle::Handle;
@@ -34,6 +35,8 @@ pub struct Replica {
     local: Mutex<Local>,
     /// What the last exchanges brought, for `replica_status`.
     pub(super) progress: Mutex<Progress>,
+    /// How far the transfer is that is under way.
+    pub(super) transfer: Mutex<Option<Reached>>,
     /// What is known about writing. Never held across the network.
     writes: Mutex<Writes>,
     page_size: AtomicU32,
@@ -130,6 +133,7 @@ impl Replica {
             made: AtomicBool::new(false),
             remembered: AtomicBool::new(false),
             progress: Mutex::new(Progress::default()),
+            transfer: Mutex::default(),
             writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
             peer: OnceLock::new(),

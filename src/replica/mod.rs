@@ -18,6 +18,7 @@ mod spooled;
 pub mod status;
 pub mod sync;
 mod transaction;
+pub mod transfer;
 mod verify;
 mod wait;
 pub mod worker;

@@ -27,6 +27,13 @@ pub fn find(path: &Path) -> Option<Arc<Replica>> {
     OPEN.lock().get(&name(path)).and_then(Weak::upgrade)
 }
 
+/// All replicas that this process has open.
+pub fn all() -> Vec<Arc<Replica>> {
+    let open = OPEN.lock();
+    let own = open.iter().filter(|((of, _), _)| *of == process::id());
+    own.filter_map(|(_, replica)| replica.upgrade()).collect()
+}
+
 /// The replica that a connection opening `path` is to use; `None` for an ordinary database.
 /// `given` are the settings of its URI.
 pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Option<Attached>> {
@@ -68,6 +75,11 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
     Ok(Some(Attached::new(replica, offline)))
 }
 
+/// Nobody finds the replica at `path` any more: the next to open it begins with another one.
+pub fn forget(path: &Path) {
+    OPEN.lock().remove(&name(path));
+}
+
 fn name(path: &Path) -> (u32, PathBuf) {
     (process::id(), path.to_owned())
 }
@@ -89,7 +101,7 @@ fn follow_as(replica: &Replica, given: &Settings) -> Result<()> {
     }
 }
 
-/// The secrets `replica_configure` was given for `path`.
+/// The secrets `replica_configure` was given for `path`; everything for a replica in memory.
 pub fn secrets(path: &Path) -> Settings {
     SECRETS.lock().get(path).cloned().unwrap_or_default()
 }
@@ -146,6 +158,11 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
     if let Some(url) = &settings.sync_url {
         // Refuses what could not be followed, and secrets in a URL that will be stored.
         remote::check(url, settings.ca_file.as_deref())?;
+    }
+    if settings.in_memory() {
+        // There is nowhere else to keep them.
+        SECRETS.lock().insert(path.to_owned(), settings);
+        return Ok(());
     }
     // First: nothing is kept of a key that does not fit. The keys live as long as the store is open.
     let given = settings.key.clone().or(secrets(path).key);

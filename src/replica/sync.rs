@@ -10,6 +10,7 @@ use super::follower::{Local, Replica};
 use super::heal;
 use super::resolve::{self, Standing};
 use super::status::{Activity, Condition, Report};
+use super::transfer::Kind;
 use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
 use crate::database::scan;
@@ -49,15 +50,15 @@ impl Replica {
         self.make()?;
         let remote = self.remote()?;
         match self.is_offline()? {
-            true => self.sync_both(&*remote),
-            false => self.sync_at(&*remote, Duration::ZERO),
+            true => self.sync_both(&*remote, true),
+            false => self.sync_at(&*remote, None),
         }
     }
 
     /// Pulls what the remote has and enters it.
     pub fn pull(&self) -> Result<Report> {
         self.make()?;
-        self.sync_at(&*self.remote()?, Duration::ZERO)
+        self.sync_at(&*self.remote()?, None)
     }
 
     /// The same, where the thread in the background does it over its own line; the remote is asked to
@@ -70,20 +71,21 @@ impl Replica {
         });
         if self.unpushed()?.is_some() {
             self.set_activity(Activity::Syncing);
-            return self.sync_both(remote);
+            return self.sync_both(remote, false);
         }
         self.writes().follow(!wait.is_zero());
-        let done = self.sync_at(remote, wait);
+        let done = self.sync_at(remote, Some(wait));
         if done.is_err() {
             self.writes().follow(false);
         }
         done
     }
 
-    pub(super) fn sync_at(&self, remote: &dyn Remote, wait: Duration) -> Result<Report> {
+    /// With a time to `wait` for something new nobody waits for the sync itself.
+    pub(super) fn sync_at(&self, remote: &dyn Remote, wait: Option<Duration>) -> Result<Report> {
         self.settle_pending_at(remote)?;
-        self.report(remote, |replica, conversation| {
-            conversation.wait(wait);
+        self.report(remote, wait.is_none(), |replica, conversation| {
+            conversation.wait(wait.unwrap_or_default());
             replica.advance(conversation)
         })
     }
@@ -109,7 +111,7 @@ impl Replica {
             return Err(error);
         }
         let remote = self.remote()?;
-        self.report(&*remote, |replica, conversation| {
+        self.report(&*remote, true, |replica, conversation| {
             let from = replica.recorded_state()?.map(|state| state.position);
             let healed = replica.healed(conversation, None)?;
             let (state, head, pages) = healed.ok_or_else(|| replica.contended())?;
@@ -120,13 +122,18 @@ impl Replica {
     pub(super) fn report(
         &self,
         remote: &dyn Remote,
+        waits: bool,
         work: impl FnOnce(&Self, &mut Conversation<'_>) -> Result<(Position, State, Head, usize)>,
     ) -> Result<Report> {
         let begun = Stopwatch::start(self.host().clock());
         let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
-        let mut conversation = Conversation::new(remote, database).by(self.peer()?);
+        let transfer = self.begin_transfer(Kind::Sync, waits);
+        let mut conversation = Conversation::new(remote, database)
+            .by(self.peer()?)
+            .watched(&transfer);
         let result = work(self, &mut conversation);
         let traffic = conversation.traffic;
+        drop(transfer);
         let (from, state, head, pages) = match result {
             Ok(done) => done,
             Err(error) => {

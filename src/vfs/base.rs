@@ -32,6 +32,11 @@ impl BaseVfs {
         NonNull::new(unsafe { sqlite::sqlite3_vfs_find(std::ptr::null()) }).map(Self)
     }
 
+    /// A VFS that was registered and stays so.
+    pub fn registered(vfs: *mut sqlite::sqlite3_vfs) -> Option<Self> {
+        NonNull::new(vfs).map(Self)
+    }
+
     /// The raw pointer, to forward calls of SQLite.
     pub fn as_ptr(self) -> *mut sqlite::sqlite3_vfs {
         self.0.as_ptr()

@@ -12,7 +12,7 @@ use libsqlite3_sys as sqlite;
 use parking_lot::Mutex;
 use sqlite::{sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
-use super::base::BaseFile;
+use super::base::{BaseFile, BaseVfs};
 use super::log_file::{Link, LogFile};
 use super::main_file::{self, MainFile};
 use super::super_file::SuperFile;
@@ -94,6 +94,8 @@ pub unsafe fn is_ours(file: *mut sqlite3_file) -> bool {
 
 /// How the log of a database of ours is to be opened.
 pub struct LogOpening {
+    /// The VFS beneath.
+    pub vfs: BaseVfs,
     /// The database.
     pub database: PathBuf,
     /// The writes of the connection, where the database is a replica.
@@ -116,6 +118,7 @@ pub unsafe fn log_of(file: *mut sqlite3_file) -> Result<Option<LogOpening>> {
         return Ok(None);
     };
     let (writing, link) = (main.writing().cloned(), Arc::clone(main.link()));
+    let vfs = main.vfs();
     let database = main.path().to_owned();
     let sealed = match main.sealed() {
         None => None,
@@ -131,6 +134,7 @@ pub unsafe fn log_of(file: *mut sqlite3_file) -> Result<Option<LogOpening>> {
     };
     match writing.is_some() || sealed.is_some() {
         true => Ok(Some(LogOpening {
+            vfs,
             database,
             writing,
             sealed,

@@ -13,6 +13,7 @@ use libsqlite3_sys as sqlite;
 
 use super::base::BaseVfs;
 use super::files::{OwnFile, OwnIndex};
+use super::memory::directory::{self, Making};
 use super::register;
 use super::sealed::{SealedContent, SealedOwnLog, SealedScratch};
 use super::{stamp, unlock};
@@ -45,18 +46,27 @@ pub fn opening_internally() -> bool {
     INTERNAL.with(Cell::get)
 }
 
-/// The host's SQLite, through its default VFS.
+/// The host's SQLite, through its default VFS; without files for databases in memory.
 pub struct SqliteHost {
     vfs: BaseVfs,
+    memory: BaseVfs,
     clock: Arc<SystemClock>,
 }
 
 impl SqliteHost {
-    /// A host that uses `vfs` for every file.
-    pub fn new(vfs: BaseVfs) -> Self {
+    /// A host that uses `vfs` for every file, and `memory` for those that are none.
+    pub fn new(vfs: BaseVfs, memory: BaseVfs) -> Self {
         Self {
             vfs,
+            memory,
             clock: Arc::default(),
+        }
+    }
+
+    fn vfs_of(&self, path: &Path) -> BaseVfs {
+        match directory::is_memory(path) {
+            true => self.memory,
+            false => self.vfs,
         }
     }
 
@@ -81,10 +91,11 @@ impl SqliteHost {
             | sqlite::SQLITE_OPEN_CREATE
             | sqlite::SQLITE_OPEN_PRIVATECACHE
             | sqlite::SQLITE_OPEN_FULLMUTEX;
+        let vfs = self.vfs_of(path);
         // An encrypted file is opened through our own VFS, which finds the keys.
         let vfs = match keys::find(path) {
             Some(_) => register::C_NAME,
-            None => self.vfs.name(),
+            None => vfs.name(),
         };
         let mut db = std::ptr::null_mut();
         INTERNAL.with(|internal| internal.set(true));
@@ -109,17 +120,17 @@ impl SqliteHost {
 
 impl Host for SqliteHost {
     fn open_database(&self, path: &Path) -> Result<DatabaseFiles> {
-        let content = OwnFile::open_database(self.vfs, path)?;
+        let content = OwnFile::open_database(self.vfs_of(path), path)?;
         let index = Box::new(OwnIndex(Arc::clone(&content)));
         if let Some(keys) = keys::find(path) {
             let content = SealedContent::of(content, Arc::clone(&keys))?;
             return Ok(DatabaseFiles {
-                log: Box::new(SealedOwnLog::open(self.vfs, path, &content, keys)?),
+                log: Box::new(SealedOwnLog::open(self.vfs_of(path), path, &content, keys)?),
                 index,
                 content: Box::new(content),
             });
         }
-        let log = Box::new(OwnFile::open_log(self.vfs, path, false)?);
+        let log = Box::new(OwnFile::open_log(self.vfs_of(path), path, false)?);
         Ok(DatabaseFiles {
             log,
             index,
@@ -130,14 +141,14 @@ impl Host for SqliteHost {
     fn open_spool(&self, path: &Path) -> Result<Box<dyn Spool>> {
         Ok(
             match paths::spooled(path).and_then(|database| keys::find(&database)) {
-                Some(keys) => Box::new(SealedContent::spool(self.vfs, path, keys)?),
-                None => Box::new(OwnFile::create(self.vfs, path)?),
+                Some(keys) => Box::new(SealedContent::spool(self.vfs_of(path), path, keys)?),
+                None => Box::new(OwnFile::create(self.vfs_of(path), path)?),
             },
         )
     }
 
     fn open_scratch(&self, path: &Path) -> Result<Box<dyn Spool>> {
-        let file = OwnFile::create_scratch(self.vfs, path)?;
+        let file = OwnFile::create_scratch(self.vfs_of(path), path)?;
         Ok(match keys::any() {
             true => Box::new(SealedScratch::new(
                 file,
@@ -154,15 +165,15 @@ impl Host for SqliteHost {
         secret: Option<&Secret>,
         algorithm: Option<Algorithm>,
     ) -> Result<Option<Arc<Keys>>> {
-        unlock::unlock(self.vfs, path, secret, algorithm)
+        unlock::unlock(self.vfs_of(path), path, secret, algorithm)
     }
 
     fn is_wrapped(&self, path: &Path, keys: &Keys) -> Result<bool> {
-        unlock::is_wrapped(self.vfs, path, keys)
+        unlock::is_wrapped(self.vfs_of(path), path, keys)
     }
 
     fn rewrap(&self, path: &Path, keys: &Keys) -> Result<()> {
-        unlock::rewrap(self.vfs, path, keys)
+        unlock::rewrap(self.vfs_of(path), path, keys)
     }
 
     fn connect(&self, path: &Path) -> Result<Box<dyn Connection>> {
@@ -179,22 +190,48 @@ impl Host for SqliteHost {
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
-        file_call("look for", path, path.try_exists())
+        match directory::is_memory(path) {
+            true => Ok(directory::exists(&path.to_string_lossy())),
+            false => file_call("look for", path, path.try_exists()),
+        }
     }
 
     fn fingerprint(&self, path: &Path) -> Result<Option<Fingerprint>> {
-        stamp::fingerprint(path).map(Some)
+        match directory::is_memory(path) {
+            true => Ok(None),
+            false => stamp::fingerprint(path).map(Some),
+        }
     }
 
     fn stamp(&self, path: &Path) -> Result<Option<Fingerprint>> {
-        stamp::stamp(path)
+        match directory::is_memory(path) {
+            true => Ok(None),
+            false => stamp::stamp(path),
+        }
+    }
+
+    fn log_bytes(&self, path: &Path) -> Option<u64> {
+        match directory::is_memory(path) {
+            true => paths::logs(path)
+                .iter()
+                .find_map(|log| directory::size(log)),
+            false => paths::log_bytes(path),
+        }
     }
 
     fn link(&self, path: &Path, name: &Path) -> Result<()> {
-        file_call("link", name, fs::hard_link(path, name))
+        match directory::is_memory(path) {
+            true if directory::link(path, name) => Ok(()),
+            true => file_call("link", name, Err(ErrorKind::AlreadyExists.into())),
+            false => file_call("link", name, fs::hard_link(path, name)),
+        }
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
+        if directory::is_memory(path) {
+            directory::remove(&path.to_string_lossy());
+            return Ok(());
+        }
         match fs::remove_file(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             result => file_call("remove", path, result),
@@ -202,12 +239,18 @@ impl Host for SqliteHost {
     }
 
     fn sync_folder(&self, path: &Path) -> Result<()> {
+        if directory::is_memory(path) {
+            return Ok(());
+        }
         let folder = path.parent().unwrap_or(Path::new("."));
         let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
         file_call("sync", folder, synced)
     }
 
     fn lock_process(&self, path: &Path) -> Result<Option<ProcessLock>> {
+        if directory::is_memory(path) {
+            return Ok(Making::begin(path).map(|making| Box::new(making) as ProcessLock));
+        }
         Ok(LockFile::try_take(path)?.map(|lock| Box::new(lock) as ProcessLock))
     }
 

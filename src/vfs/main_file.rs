@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use super::base::{BaseFile, BaseVfs, FileName, NamePart};
 use super::log_file::Link;
+use super::memory::directory;
 use super::{pragma, register, temporary, unlock};
 use crate::crypt::RawFile;
 use crate::crypt::blocks::SealedBlocks;
@@ -87,6 +88,8 @@ pub struct MainFile {
     secret: Option<Secret>,
     /// What is served is served until the last connection of the host closes it.
     opened: Option<Opened>,
+    /// What has no files is there until the last connection of the host closes it.
+    in_memory: Option<directory::Opened>,
 }
 
 impl MainFile {
@@ -122,6 +125,7 @@ impl MainFile {
             level: sqlite::SQLITE_LOCK_NONE,
             secret: None,
             opened: None,
+            in_memory: None,
             path,
         }
     }
@@ -129,6 +133,16 @@ impl MainFile {
     /// It is a connection of the host.
     pub fn count(&mut self) {
         self.opened = Some(Opened::new(&self.path));
+    }
+
+    /// It has no files.
+    pub fn without_files(&mut self, opened: directory::Opened) {
+        self.in_memory = Some(opened);
+    }
+
+    /// The VFS beneath.
+    pub fn vfs(&self) -> BaseVfs {
+        self.vfs
     }
 
     /// Leaves to the first access what the database is.

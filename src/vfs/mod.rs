@@ -7,6 +7,7 @@ pub mod files;
 pub mod host;
 mod log_file;
 mod main_file;
+pub mod memory;
 mod pragma;
 pub mod register;
 mod sealed;

@@ -12,13 +12,14 @@ use super::file::{self, Kind, LogOpening, ReplicaFile};
 use super::host::{self, SqliteHost};
 use super::log_file::{Link, LogFile};
 use super::main_file::{self, MainFile, Opening};
+use super::memory::{self, directory};
 use super::super_file::{self, SuperFile};
 use super::{temporary, unlock};
 use crate::crypt::blocks::SealedBlocks;
 use crate::crypt::header::Rollback;
 use crate::crypt::key::Keys;
 use crate::database::host::Host;
-use crate::database::settings::{NAMES, Settings};
+use crate::database::settings::{NAMES, Settings, Storage};
 use crate::database::{fork, keys, paths};
 use crate::error::{Error, Result};
 use crate::ffi::{self, guard};
@@ -32,6 +33,8 @@ pub(super) const C_NAME: &CStr = c"replica";
 
 struct Registered {
     base: BaseVfs,
+    /// In place of it for databases without files.
+    memory: BaseVfs,
     host: Arc<dyn Host>,
     vfs: Box<sqlite3_vfs>,
 }
@@ -53,9 +56,15 @@ pub fn register() -> Result<()> {
     if !ffi::call_around_forks(fork::before, fork::after) {
         return Err(Error::Internal("forks cannot be noticed".to_owned()));
     }
-    let host = Arc::new(SqliteHost::new(base));
-    let vfs = Box::new(definition(base));
-    let registered = REGISTERED.get_or_init(|| Registered { base, host, vfs });
+    let memory = memory::register(base)?;
+    let host = Arc::new(SqliteHost::new(base, memory));
+    let vfs = Box::new(definition(base, memory));
+    let registered = REGISTERED.get_or_init(|| Registered {
+        base,
+        memory,
+        host,
+        vfs,
+    });
     make_default(
         registered,
         std::env::var("REPLICA_DEFAULT_VFS").is_ok_and(|on| on == "1"),
@@ -135,10 +144,11 @@ pub fn full_path(name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(text.to_string_lossy().into_owned()))
 }
 
-fn definition(base: BaseVfs) -> sqlite3_vfs {
+fn definition(base: BaseVfs, memory: BaseVfs) -> sqlite3_vfs {
     let size = c_int::try_from(size_of::<ReplicaFile>()).unwrap_or(c_int::MAX);
+    let beneath = base.definition().szOsFile.max(memory.definition().szOsFile);
     sqlite3_vfs {
-        szOsFile: size.max(base.definition().szOsFile),
+        szOsFile: size.max(beneath),
         pNext: std::ptr::null_mut(),
         zName: C_NAME.as_ptr(),
         pAppData: base.as_ptr().cast(),
@@ -159,6 +169,53 @@ fn definition(base: BaseVfs) -> sqlite3_vfs {
         xGetSystemCall: Some(get_system_call),
         xNextSystemCall: Some(next_system_call),
         ..*base.definition()
+    }
+}
+
+/// Opens what belongs to a database without files, or may hold some of its content: what SQLite makes
+/// for itself. `None` for any other file.
+///
+/// # Safety
+/// The arguments of SQLite's xOpen.
+unsafe fn open_in_memory(
+    name: *const c_char,
+    file: *mut sqlite3_file,
+    flags: c_int,
+    out_flags: *mut c_int,
+) -> Option<c_int> {
+    let memory = REGISTERED.get()?.memory;
+    // SAFETY: SQLite's own name.
+    let is_beside = || unsafe { has_in_memory(name) };
+    if !directory::any() || !temporary::is_one(flags) && !is_beside() {
+        return None;
+    }
+    let open = memory.definition().xOpen?;
+    // SAFETY: forwards SQLite's own arguments; szOsFile is large enough.
+    Some(unsafe { open(memory.as_ptr(), name, file, flags, out_flags) })
+}
+
+/// Whether a name is that of an open database without files, or of what lies beside it.
+///
+/// # Safety
+/// `name` is null or a NUL-terminated name.
+unsafe fn has_in_memory(name: *const c_char) -> bool {
+    // SAFETY: the caller's promise.
+    !name.is_null()
+        && unsafe { CStr::from_ptr(name) }
+            .to_str()
+            .is_ok_and(directory::has)
+}
+
+/// The VFS of the file of that name.
+///
+/// # Safety
+/// `vfs` is the structure made by [`definition`], `name` null or a NUL-terminated name.
+unsafe fn beneath(vfs: *mut sqlite3_vfs, name: *const c_char) -> *mut sqlite3_vfs {
+    match REGISTERED.get() {
+        // SAFETY: the caller's promise.
+        Some(registered) if unsafe { has_in_memory(name) } => registered.memory.as_ptr(),
+        // SAFETY: the caller's promise.
+        _ => unsafe { base_of(vfs) },
     }
 }
 
@@ -197,6 +254,10 @@ unsafe extern "C" fn open(
                 Ok(None) => {}
                 Err(error) => return answer(Err(error)),
             }
+        }
+        // SAFETY: SQLite's own arguments.
+        if let Some(opened) = unsafe { open_in_memory(name, file, flags, out_flags) } {
+            return opened;
         }
         if temporary::is_one(flags) && keys::any() {
             // SAFETY: SQLite's own arguments.
@@ -285,6 +346,18 @@ unsafe fn host_main(
 ) -> Result<(MainFile, bool)> {
     // SAFETY: the caller's promise.
     let settings = unsafe { uri_settings(name) }?;
+    let known = registry::secrets(&path);
+    if settings.storage.or(known.storage) == Some(Storage::Memory) {
+        // SAFETY: the caller's promise.
+        let main = unsafe { memory_main(registered, name, flags, &path, settings.or(known)) };
+        return main;
+    }
+    if path.to_str().is_some_and(directory::has) {
+        return Err(Error::CannotOpen(format!(
+            "{} is open in this process as a replica in memory: open it with storage=memory",
+            path.display()
+        )));
+    }
     // SAFETY: as above.
     let immutable = unsafe { sqlite::sqlite3_uri_boolean(name, c"immutable".as_ptr(), 0) } != 0;
     if let Some(url) = &settings.sync_url {
@@ -324,6 +397,44 @@ unsafe fn host_main(
         None => false,
     };
     main.follow(replica);
+    Ok((main, later))
+}
+
+/// A replica that has no files.
+///
+/// # Safety
+/// `name` is the name of a main database, from SQLite.
+unsafe fn memory_main(
+    registered: &Registered,
+    name: *const c_char,
+    flags: c_int,
+    path: &Path,
+    settings: Settings,
+) -> Result<(MainFile, bool)> {
+    // SAFETY: the caller's promise.
+    let immutable = unsafe { sqlite::sqlite3_uri_boolean(name, c"immutable".as_ptr(), 0) } != 0;
+    if immutable || settings.key.is_some() {
+        return Err(Error::CannotOpen(format!(
+            "{}: a replica in memory takes neither a key nor immutable=1",
+            path.display()
+        )));
+    }
+    if let Some(url) = &settings.sync_url {
+        remote::check(url, settings.ca_file.as_deref())?;
+    }
+    let opened = directory::Opened::new(path)?;
+    let path = directory::path_of(path);
+    let mut main = MainFile::new(registered.memory, name, flags, path.clone(), false);
+    main.count();
+    main.without_files(opened);
+    let Some(replica) = registry::attach(&registered.host, &path, settings)? else {
+        return Err(Error::CannotOpen(format!(
+            "{}: storage=memory keeps a replica, and needs a sync_url",
+            path.display()
+        )));
+    };
+    let later = !replica.is_made()?;
+    main.follow(Some(replica));
     Ok((main, later))
 }
 
@@ -406,7 +517,7 @@ unsafe fn open_log(
     let registered = REGISTERED.get().ok_or_else(not_loaded)?;
     let ((base, opened_flags), sealed) = match opening.sealed {
         // SAFETY: SQLite keeps the name until it closes the file.
-        None => (unsafe { registered.base.open(name, flags) }?, None),
+        None => (unsafe { opening.vfs.open(name, flags) }?, None),
         Some((link, log)) => {
             // SAFETY: SQLite derived the name from that of the database.
             let name = unsafe { sealed_name(name, LOG) }?;
@@ -592,7 +703,7 @@ unsafe extern "C" fn delete(vfs: *mut sqlite3_vfs, name: *const c_char, sync: c_
     guard(sqlite::SQLITE_IOERR_DELETE, || {
         // SAFETY: forwards SQLite's own arguments to the VFS that ours was made from.
         unsafe {
-            let base = base_of(vfs);
+            let base = beneath(vfs, name);
             with_disk_name(name, |name| {
                 (*base)
                     .xDelete
@@ -611,7 +722,7 @@ unsafe extern "C" fn access(
     guard(sqlite::SQLITE_IOERR_ACCESS, || {
         // SAFETY: forwards SQLite's own arguments to the VFS that ours was made from.
         unsafe {
-            let base = base_of(vfs);
+            let base = beneath(vfs, name);
             with_disk_name(name, |name| {
                 (*base).xAccess.map_or(sqlite::SQLITE_IOERR_ACCESS, |call| {
                     call(base, name, flags, result)

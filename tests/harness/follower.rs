@@ -3,6 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 /// How long an answer may be late.
@@ -63,6 +64,11 @@ impl Follower {
     /// Takes it that it has what another one has.
     pub fn catch_up(&mut self, other: &Follower) {
         self.position = other.position;
+    }
+
+    /// The descriptor of its connection: readable once there is an answer.
+    pub fn descriptor(&self) -> RawFd {
+        self.stream.get_ref().as_raw_fd()
     }
 
     /// Asks, and waits for the answer.

@@ -17,6 +17,11 @@ pub struct Opened {
     commits: Arc<Commits>,
 }
 
+/// Whether a connection of the host has the database at `path` open.
+pub fn is_open(path: &Path) -> bool {
+    SERVING.lock().opened.contains_key(path)
+}
+
 /// All of one database.
 pub(super) struct Openings {
     count: usize,

@@ -35,6 +35,13 @@ impl Replica {
         if self.is_offline()? == on {
             return Ok(());
         }
+        if on && self.settings().in_memory() {
+            return Err(Error::Misuse(format!(
+                "{}: what is written offline would be lost with the memory of this process: \
+                 storage=memory and offline=1 exclude each other",
+                self.path().display()
+            )));
+        }
         // What is not known of an earlier transaction would not be asked for any more.
         self.settle_pending()?;
         if !self.is_made()? {

@@ -46,10 +46,11 @@ struct Message {
 }
 
 impl Replica {
-    /// Pulls, and pushes what was committed here.
-    pub(in crate::replica) fn sync_both(&self, remote: &dyn Remote) -> Result<Report> {
+    /// Pulls, and pushes what was committed here; somebody `waits` for it, or it is done in the
+    /// background.
+    pub(in crate::replica) fn sync_both(&self, remote: &dyn Remote, waits: bool) -> Result<Report> {
         self.settle_outgoing(remote)?;
-        let pulled = self.sync_at(remote, Duration::ZERO)?;
+        let pulled = self.sync_at(remote, (!waits).then_some(Duration::ZERO))?;
         let pushed = self.push_to(remote)?;
         Ok(Report {
             from: pulled.from,
