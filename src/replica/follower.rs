@@ -40,6 +40,9 @@ pub struct Replica {
     /// What is known about writing. Never held across the network.
     writes: Mutex<Writes>,
     page_size: AtomicU32,
+    /// Whether the connection that was opened last wants commits to be made here first: a function may
+    /// be called before anything is read.
+    pub(super) wish: Mutex<Option<bool>>,
     /// Whether this process has seen the replica complete.
     made: AtomicBool,
     /// Whether the way to the remote was stored by this process.
@@ -67,6 +70,9 @@ impl Attached {
     /// Counts a connection; `offline` is what it wants.
     pub fn new(replica: Arc<Replica>, offline: Option<bool>) -> Self {
         replica.users.fetch_add(1, Ordering::SeqCst);
+        if offline.is_some() {
+            *replica.wish.lock() = offline;
+        }
         Self { replica, offline }
     }
 
@@ -134,6 +140,7 @@ impl Replica {
             remembered: AtomicBool::new(false),
             progress: Mutex::new(Progress::default()),
             transfer: Mutex::default(),
+            wish: Mutex::default(),
             writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
             peer: OnceLock::new(),
@@ -283,7 +290,7 @@ impl Replica {
     /// Makes the replica where there is none yet: fetches everything, installs it as a whole.
     pub fn make(&self) -> Result<()> {
         if self.made.load(Ordering::Acquire) {
-            return Ok(());
+            return self.follow_wish();
         }
         if let Err(error) = bootstrap::run(self) {
             self.progress.lock().last_error = Some(error.to_string());
@@ -294,7 +301,7 @@ impl Replica {
                 .store(state.page_size.get(), Ordering::Relaxed);
         }
         self.made.store(true, Ordering::Release);
-        Ok(())
+        self.follow_wish()
     }
 
     /// Makes the file that is there a replica to be healed, though it has no state: what

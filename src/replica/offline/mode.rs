@@ -30,6 +30,12 @@ impl Replica {
         }
     }
 
+    /// Goes by what the connection wants that was opened last.
+    pub(in crate::replica) fn follow_wish(&self) -> Result<()> {
+        let wish = self.wish.lock().take();
+        wish.map_or(Ok(()), |on| self.set_offline(on))
+    }
+
     /// Says whether they are. Not while something is written here that is not on the remote.
     pub fn set_offline(&self, on: bool) -> Result<()> {
         if self.is_offline()? == on {
