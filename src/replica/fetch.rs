@@ -99,6 +99,11 @@ impl<'a> Conversation<'a> {
         self
     }
 
+    /// Whom it is with.
+    pub fn remote(&self) -> &'a dyn Remote {
+        self.remote
+    }
+
     /// The next question about changes is to be answered when there are any, or that time is over.
     pub fn wait(&mut self, time: Duration) {
         self.wait = time;

@@ -186,7 +186,7 @@ impl Replica {
                 None => self.round(conversation, base)?,
                 Some(_) => match conversation.newest(base.position)? {
                     Newest::Known(head) => Round::Current(base, head, 0),
-                    Newest::Other => return Err(self.diverged()),
+                    Newest::Other => self.after_own_push(conversation.remote(), base)?,
                 },
             };
             match round {

@@ -55,8 +55,10 @@ impl Replica {
             return self.local().store()?.set_offline(on);
         }
         self.with_state(|_, store, _, state| match store.unpushed(&state)? {
+            // Another process may have said so before, and written since.
             Some(base) if !on => Err(self.not_pushed(&base)),
-            _ => store.transaction(|store| {
+            Some(_) => store.set_offline(on),
+            None => store.transaction(|store| {
                 store.clear_local()?;
                 store.set_offline(on)
             }),

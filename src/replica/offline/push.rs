@@ -19,6 +19,7 @@ use crate::remote::{Remote, Traffic};
 use crate::replica::follower::Replica;
 use crate::replica::push::{Outcome, Refusal};
 use crate::replica::status::{Condition, Report};
+use crate::replica::sync::Round;
 use crate::wal::snapshot::Snapshot;
 use crate::wire::{Change, Delta, Head, PushRequest, PushWriter};
 
@@ -92,6 +93,20 @@ impl Replica {
             bytes_sent: pushed.traffic.sent,
             milliseconds: begun.elapsed().as_secs_f64() * 1000.0,
         })
+    }
+
+    /// The remote is not at `base` any more: perhaps another process pushes, or has just done so.
+    pub(in crate::replica) fn after_own_push(
+        &self,
+        remote: &dyn Remote,
+        base: State,
+    ) -> Result<Round> {
+        // In this order: a push is on record before it is sent, and with its end the position moves.
+        self.settle_outgoing(remote)?;
+        match self.understood()?.position == base.position {
+            true => Err(self.diverged()),
+            false => Ok(Round::Moved),
+        }
     }
 
     /// Finds out what became of a push that is under way.
