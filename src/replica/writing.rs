@@ -167,12 +167,9 @@ impl Writing {
     /// SQLite syncs the log.
     pub fn sync(&mut self, log: &dyn LogFile) -> Result<()> {
         let synced = log.sync();
-        match self.hold.as_mut().map(|hold| &mut hold.stage) {
-            Some(Stage::Accepted(accepted)) => {
-                accepted.is_synced = synced.is_ok();
-                Ok(())
-            }
-            _ => synced,
+        match &mut self.hold {
+            Some(hold) => hold.synced(synced),
+            None => synced,
         }
     }
 
@@ -190,7 +187,7 @@ impl Writing {
             self.replica.writes().forget_head();
             log::error!(
                 target: "replica",
-                "{}: a transaction is committed on the remote, and could not be completed here: {error}",
+                "{}: a transaction could not be completed here, the next look does it: {error}",
                 self.replica.path().display()
             );
         }
@@ -231,14 +228,14 @@ impl Hold {
         match (&mut self.stage, &self.commit) {
             (Stage::Accepted(accepted), Some(commit)) if frame <= commit.frame => {
                 accepted.is_synced = false;
-                self.is_suspicious |= log.write(data, offset).is_err();
-                return Ok(());
+                let written = log.write(data, offset);
+                return self.after_acceptance(written);
             }
             (Stage::Accepted(_), _) => return Err(unexpected("a frame behind a commit")),
             (Stage::Rewriting, Some(commit)) if is_commit(commit) && database_size != 0 => {
                 self.push(replica, log)?;
-                self.is_suspicious |= log.write(data, offset).is_err();
-                return Ok(());
+                let written = log.write(data, offset);
+                return self.after_acceptance(written);
             }
             (Stage::Rewriting, Some(commit)) if frame <= commit.frame => {
                 return log.write(data, offset);
@@ -313,9 +310,32 @@ impl Hold {
         self.push(replica, log)?;
         if has_salts {
             let at = offset - FRAME_HEADER_BYTES as u64;
-            self.is_suspicious |= log.write(&commit.header, at).is_err();
+            let written = log.write(&commit.header, at);
+            return self.after_acceptance(written);
         }
         Ok(())
+    }
+
+    /// What the remote has accepted is put right later. What is committed here first is not committed
+    /// yet: SQLite takes it back.
+    fn after_acceptance(&mut self, written: Result<()>) -> Result<()> {
+        match self.offline {
+            true => written,
+            false => {
+                self.is_suspicious |= written.is_err();
+                Ok(())
+            }
+        }
+    }
+
+    fn synced(&mut self, synced: Result<()>) -> Result<()> {
+        match &mut self.stage {
+            Stage::Accepted(accepted) if !self.offline => {
+                accepted.is_synced = synced.is_ok();
+                Ok(())
+            }
+            _ => synced,
+        }
     }
 
     /// Pushes the transaction. What can be prepared for the steps that follow is: they may not fail.
@@ -355,6 +375,10 @@ impl Hold {
             } else if !accepted.is_synced && !self.offline {
                 log.sync()?;
             }
+        } else if self.offline {
+            // SQLite has taken it back, and said so: it is not to come back with a recovery.
+            writer.discard_unpublished(log)?;
+            return store.clear_intent();
         } else {
             let (size, database_size) = (self.base.page_size, commit.database_size);
             writer.publish_written(log, size, &self.numbers, database_size)?;
