@@ -1,7 +1,7 @@
 -- Version 4 of the state store: replicas that are written offline.
 
 -- Replica: whether commits are made in the local file first. One row, or none: no. Changes only under WAL_WRITE of the
--- database, as everything below but the rebased pages.
+-- database, as everything below.
 CREATE TABLE mode (
   one      INTEGER PRIMARY KEY CHECK (one = 1),
   offline  INTEGER NOT NULL CHECK (offline IN (0, 1))
@@ -24,7 +24,7 @@ CREATE TABLE dirty (
 );
 
 -- Replica: a push of local changes that was begun, and what it leads to. Its pages are those of epoch 2, and for the
--- rest those of the local file; of a rebase, the rebased ones.
+-- rest those of the local file.
 CREATE TABLE outgoing (
   one            INTEGER PRIMARY KEY CHECK (one = 1),
   nonce          BLOB NOT NULL CHECK (length(nonce) = 16),
@@ -32,15 +32,7 @@ CREATE TABLE outgoing (
   id             BLOB NOT NULL CHECK (length(id) = 16),
   database_size  INTEGER NOT NULL,
   content        BLOB NOT NULL CHECK (length(content) = 16),
-  transactions   INTEGER NOT NULL,                         -- of the base's, those it holds
-  rebased        INTEGER NOT NULL CHECK (rebased IN (0, 1))
-);
-
--- Replica: the pages of a rebase that is being pushed, and hashes of those they replace (NULL: new pages).
-CREATE TABLE rebased (
-  page      INTEGER PRIMARY KEY,
-  replaces  BLOB CHECK (length(replaces) = 16),
-  image     BLOB NOT NULL
+  transactions   INTEGER NOT NULL                          -- of the base's, those it holds
 );
 
 PRAGMA user_version = 4;

@@ -12,7 +12,7 @@ use rusqlite::params;
 use super::sqlite_store::{SqliteStore, content, position};
 use super::store::{State, Store};
 use crate::error::Result;
-use crate::page::{ContentDigest, PageHash, PageNumber};
+use crate::page::{ContentDigest, PageNumber};
 use crate::position::{Nonce, Position};
 
 /// The remote's state that local changes began with.
@@ -39,8 +39,6 @@ pub struct Outgoing {
     pub content: ContentDigest,
     /// Local transactions it holds.
     pub transactions: u64,
-    /// Whether its pages are those of a rebase.
-    pub rebased: bool,
 }
 
 /// Since when an image is needed.
@@ -57,16 +55,6 @@ impl Epoch {
     fn place(self, page: u32) -> i64 {
         ((self as i64) << 32) | i64::from(page)
     }
-}
-
-/// A page of a rebase.
-pub struct RebasedPage {
-    /// Its number.
-    pub number: PageNumber,
-    /// Hash of the page it replaces; `None` for a new one.
-    pub replaces: Option<PageHash>,
-    /// Its content.
-    pub image: Vec<u8>,
 }
 
 /// What a state store has on record about local changes. All of it changes under WAL_WRITE of the
@@ -92,10 +80,6 @@ pub trait OfflineStore {
     fn outgoing(&self) -> Result<Option<Outgoing>>;
     /// Records one: from here on images of the second epoch are kept.
     fn set_outgoing(&self, outgoing: &Outgoing) -> Result<()>;
-    /// A page of the rebase that is being pushed, after page number `after`.
-    fn rebased_page(&self, after: u32) -> Result<Option<RebasedPage>>;
-    /// Records one.
-    fn add_rebased_page(&self, page: &RebasedPage) -> Result<()>;
     /// The push was accepted, or has nothing to carry: the images of the first epoch have served, those
     /// of the second lead back to the new base.
     fn advance_epoch(&self, base: &Base) -> Result<()>;
@@ -197,8 +181,7 @@ impl OfflineStore for SqliteStore {
     }
 
     fn outgoing(&self) -> Result<Option<Outgoing>> {
-        let sql =
-            "SELECT nonce, lsn, id, database_size, content, transactions, rebased FROM outgoing";
+        let sql = "SELECT nonce, lsn, id, database_size, content, transactions FROM outgoing";
         let found = self.rows(sql, [], |row| {
             Ok(Outgoing {
                 nonce: Nonce(row.get(0)?),
@@ -206,7 +189,6 @@ impl OfflineStore for SqliteStore {
                 database_size: row.get(3)?,
                 content: content(row)?,
                 transactions: row.get(5)?,
-                rebased: row.get(6)?,
             })
         })?;
         Ok(found.first().copied())
@@ -214,8 +196,8 @@ impl OfflineStore for SqliteStore {
 
     fn set_outgoing(&self, outgoing: &Outgoing) -> Result<()> {
         self.change(
-            "INSERT INTO outgoing (one, nonce, lsn, id, database_size, content, transactions, rebased)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO outgoing (one, nonce, lsn, id, database_size, content, transactions)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6)",
             params![
                 outgoing.nonce.0,
                 outgoing.base.lsn.0,
@@ -223,37 +205,6 @@ impl OfflineStore for SqliteStore {
                 outgoing.database_size,
                 outgoing.content.to_bytes(),
                 outgoing.transactions,
-                outgoing.rebased,
-            ],
-        )
-    }
-
-    fn rebased_page(&self, after: u32) -> Result<Option<RebasedPage>> {
-        let sql = "SELECT page, replaces, image FROM rebased WHERE page > ?1 ORDER BY page LIMIT 1";
-        let found = self.rows(sql, [after], |row| {
-            let replaces: Option<[u8; 16]> = row.get(1)?;
-            Ok((row.get(0)?, replaces.map(PageHash::from_bytes), row.get(2)?))
-        })?;
-        Ok(found
-            .into_iter()
-            .next()
-            .and_then(|(page, replaces, image)| {
-                let number = PageNumber::new(page)?;
-                Some(RebasedPage {
-                    number,
-                    replaces,
-                    image,
-                })
-            }))
-    }
-
-    fn add_rebased_page(&self, page: &RebasedPage) -> Result<()> {
-        self.change(
-            "INSERT INTO rebased (page, replaces, image) VALUES (?1, ?2, ?3)",
-            params![
-                page.number.get(),
-                page.replaces.as_ref().map(PageHash::as_bytes),
-                page.image
             ],
         )
     }
@@ -284,7 +235,6 @@ impl OfflineStore for SqliteStore {
 
 impl SqliteStore {
     fn end_push(&self) -> Result<()> {
-        self.change("DELETE FROM outgoing", [])?;
-        self.change("DELETE FROM rebased", [])
+        self.change("DELETE FROM outgoing", [])
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::process::Process;
 use super::random::Random;
 use crate::database::fingerprint::Fingerprint;
-use crate::database::offline::{Base, Epoch, OfflineStore, Outgoing, RebasedPage};
+use crate::database::offline::{Base, Epoch, OfflineStore, Outgoing};
 use crate::database::store::{Intent, Progress, Role, State, Store};
 use crate::database::tokens::{Scope, TokenRecord, TokenStore};
 use crate::error::{Error, Result};
@@ -38,7 +38,6 @@ pub(super) struct Content {
     base: Option<Base>,
     dirty: BTreeMap<(u8, u32), Arc<Vec<u8>>>,
     outgoing: Option<Outgoing>,
-    rebased: BTreeMap<u32, (Option<PageHash>, Arc<Vec<u8>>)>,
 }
 
 /// The file: its newest content, and those before it that a power loss may bring back.
@@ -466,26 +465,6 @@ impl OfflineStore for SimulatedStore {
         })
     }
 
-    fn rebased_page(&self, after: u32) -> Result<Option<RebasedPage>> {
-        self.read(|content| {
-            let (page, (replaces, image)) = content.rebased.range(after + 1..).next()?;
-            Some(RebasedPage {
-                number: PageNumber::new(*page)?,
-                replaces: *replaces,
-                image: image.to_vec(),
-            })
-        })
-    }
-
-    fn add_rebased_page(&self, page: &RebasedPage) -> Result<()> {
-        self.change("add rebased page", |content| {
-            let image = Arc::new(page.image.clone());
-            content
-                .rebased
-                .insert(page.number.get(), (page.replaces, image));
-        })
-    }
-
     fn advance_epoch(&self, base: &Base) -> Result<()> {
         self.change("advance epoch", |content| {
             content.base = Some(*base);
@@ -526,6 +505,5 @@ impl Content {
 
     fn end_push(&mut self) {
         self.outgoing = None;
-        self.rebased.clear();
     }
 }

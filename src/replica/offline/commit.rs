@@ -9,7 +9,7 @@
 use crate::database::handle::Handle;
 use crate::database::offline::{Base, Epoch};
 use crate::database::store::{State, Store};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::page::PageNumber;
 use crate::replica::follower::Replica;
 use crate::replica::transaction::{Changes, Frames, with_snapshot};
@@ -55,19 +55,9 @@ impl Replica {
 /// Since when images are kept, and the size of the database then.
 fn epoch(store: &dyn Store, base: &Base) -> Result<(Epoch, u32)> {
     match store.outgoing()? {
-        Some(outgoing) if outgoing.rebased => Err(rebase_under_way()),
         Some(outgoing) => Ok((Epoch::Push, outgoing.database_size)),
         None => Ok((Epoch::Base, base.database_size)),
     }
-}
-
-/// Why nothing is written before it is known what became of a rebase.
-pub(super) fn rebase_under_way() -> Error {
-    Error::Unknown(
-        "it is not known whether the remote has accepted a rebase: nothing is written before \
-         SELECT replica_push() has found out"
-            .to_owned(),
-    )
 }
 
 /// The pages that a transaction is the first to change, or to cut off.

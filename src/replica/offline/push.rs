@@ -158,7 +158,6 @@ impl Replica {
                 database_size: state.database_size,
                 content: state.content,
                 transactions: base.transactions,
-                rebased: false,
             };
             store.set_outgoing(&outgoing)?;
             Ok(Some(outgoing))
