@@ -26,7 +26,7 @@ for ((core = 0; core < cores; core++)); do
   # The threads of a run take turns: they are best off on one core.
   pin=()
   command -v taskset >/dev/null && pin=(taskset -c "$core")
-  REPLICA_FIRST=$from REPLICA_SEEDS=$count "${pin[@]}" "$binary" simulation::tests::invariants_hold --exact --nocapture \
+  REPLICA_FIRST=$from REPLICA_SEEDS=$count "${pin[@]}" "$binary" simulation::tests::invariants --test-threads 1 --nocapture \
     >"$work/$core" 2>&1 &
   running+=($!)
 done

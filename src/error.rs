@@ -140,6 +140,9 @@ pub enum Error {
     /// again.
     #[error("{0}")]
     Conflict(String),
+    /// Local changes and those of the remote exclude each other.
+    #[error("{0}")]
+    Diverged(String),
     /// Whether a transaction was committed is not known.
     #[error("{0}")]
     Unknown(String),
@@ -177,7 +180,9 @@ impl Error {
             Error::Unauthorized { .. } => sqlite::SQLITE_AUTH,
             Error::CannotOpen(_) | Error::Untrusted { .. } => sqlite::SQLITE_CANTOPEN,
             Error::ReadOnly(_) | Error::Forbidden { .. } => sqlite::SQLITE_READONLY,
-            Error::Protocol(_) | Error::Refused { .. } | Error::Misuse(_) => sqlite::SQLITE_ERROR,
+            Error::Protocol(_) | Error::Refused { .. } | Error::Diverged(_) | Error::Misuse(_) => {
+                sqlite::SQLITE_ERROR
+            }
             Error::Internal(_) => sqlite::SQLITE_INTERNAL,
         }
     }

@@ -245,14 +245,20 @@ fn the_walkthroughs_run_and_a_signal_ends_the_server() {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
 
-        let (replica_place, text) = walkthrough(directory.path(), "replica.sql", port);
-        for round in 0..2 {
-            // The second run finds the replica that the first has made.
+        // The second run finds the replica that the first has made; the last one brings the first up to date.
+        for (name, round) in [
+            ("replica", 0),
+            ("replica", 1),
+            ("offline", 0),
+            ("offline", 1),
+            ("replica", 2),
+        ] {
+            let (replica_place, text) = walkthrough(directory.path(), &format!("{name}.sql"), port);
             let mut command = Command::new(SQLITE3);
             command
                 .args(["-batch", "-init", "/dev/null"])
                 .current_dir(&replica_place);
-            let mut follower = Process::spawn("sql/replica.sql", &mut command);
+            let mut follower = Process::spawn(name, &mut command);
             // The error log says more than the shell; it lies in the directory that is removed in the end.
             assert!(follower.write(&format!(".log log.txt\n{text}")));
             follower.close_input();
@@ -261,16 +267,13 @@ fn the_walkthroughs_run_and_a_signal_ends_the_server() {
             let errors = follower.remaining_errors().join("\n");
             assert!(
                 status.success() && errors.is_empty(),
-                "round {round}: {status}\n{output}\n{errors}\n{}",
+                "{name}, round {round}: {status}\n{output}\n{errors}\n{}",
                 std::fs::read_to_string(replica_place.join("log.txt")).unwrap_or_default()
             );
             println!("{output}");
         }
-        assert_same(
-            &place.join("app.db"),
-            &replica_place.join("replica.db"),
-            "the walkthroughs",
-        );
+        let replica = directory.path().join("replica/replica.db");
+        assert_same(&place.join("app.db"), &replica, "the walkthroughs");
 
         server.signal(signal);
         let status = server.wait();

@@ -12,6 +12,8 @@ mod dice;
 mod host;
 #[path = "power/image.rs"]
 mod image;
+#[path = "power/offline.rs"]
+mod offline;
 #[path = "power/plain.rs"]
 mod plain;
 #[path = "power/primary.rs"]

@@ -13,8 +13,9 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// Read-locked by threads of ours at work, write-locked while the process forks.
 static FORKING: RwLock<()> = RwLock::new(());
 
-/// How long a fork waits for threads at work. A child that may hang is better than a host that does.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a fork waits for threads at work: for a sync, mostly, of a disk that may be busy. In the end
+/// a child that may hang is better than a host that does.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// This thread is at work.

@@ -9,6 +9,7 @@ pub mod handle;
 pub mod host;
 pub mod keys;
 pub mod lock_file;
+pub mod offline;
 pub mod pages;
 pub mod paths;
 pub mod rekey;

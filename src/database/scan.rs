@@ -139,14 +139,19 @@ pub struct Scanned {
     pub size: u32,
     /// The digest of its content.
     pub content: ContentDigest,
+    /// The digest of the pages that were to be clean.
+    pub clean: ContentDigest,
 }
 
-/// Reads all content for its digest.
-pub fn digest(handle: &Handle) -> Result<Scanned> {
+/// Reads all content for its digest, and for that of the pages that should be clean.
+pub fn digest(handle: &Handle, is_clean: impl Fn(PageNumber) -> bool) -> Result<Scanned> {
     let lock = begin_read(handle)?;
-    let mut content = ContentDigest::default();
-    let result = damaged_pages(handle, &lock, |_, hash| {
+    let (mut content, mut clean) = (ContentDigest::default(), ContentDigest::default());
+    let result = damaged_pages(handle, &lock, |number, hash| {
         content.add(hash);
+        if is_clean(number) {
+            clean.add(hash);
+        }
         Ok(())
     });
     let header = *lock.header();
@@ -155,5 +160,6 @@ pub fn digest(handle: &Handle) -> Result<Scanned> {
         header,
         size,
         content,
+        clean,
     })
 }

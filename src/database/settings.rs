@@ -114,6 +114,8 @@ pub struct Settings {
     pub sync_interval: Option<Duration>,
     /// Whether commits of the remote are followed as they happen.
     pub live: Option<bool>,
+    /// Whether commits are to be made here first: a wish, the mode itself belongs to the file.
+    pub offline: Option<bool>,
     /// PEM file of the authority to trust in place of the system's. No secret.
     pub ca_file: Option<PathBuf>,
     /// Where the replica is kept. Not stored: where it is found says it.
@@ -142,7 +144,7 @@ impl Settings {
             "write_mode" => self.write_mode = Some(WriteMode::parse(value)?),
             "sync_interval" => self.sync_interval = Some(interval(value)?),
             "live" => self.live = Some(switch(name, value)?),
-            "offline" if value == "0" => {}
+            "offline" => self.offline = Some(switch(name, value)?),
             "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
             "progress" => self.progress = Some(switch(name, value)?),
             "storage" => self.storage = Some(Storage::parse(value)?),
@@ -167,6 +169,7 @@ impl Settings {
             sync_timeout: None,
             sync_interval: None,
             live: None,
+            offline: None,
             ca_file: None,
             storage: None,
             write_mode: None,
@@ -253,6 +256,7 @@ impl Settings {
                 .sync_interval
                 .map(|time| time.as_secs_f64().to_string()),
             "live" => self.live.map(switch),
+            "offline" => self.offline.map(switch),
             "ca_file" => self.ca_file.as_ref().and_then(file),
             "write_mode" => self.write_mode.map(|mode| mode.word().to_owned()),
             "read_your_writes" => self.read_your_writes.map(switch),
@@ -287,6 +291,7 @@ impl Settings {
             sync_timeout: self.sync_timeout.or(other.sync_timeout),
             sync_interval: self.sync_interval.or(other.sync_interval),
             live: self.live.or(other.live),
+            offline: self.offline.or(other.offline),
             ca_file: self.ca_file.or(other.ca_file),
             storage: self.storage.or(other.storage),
             write_mode: self.write_mode.or(other.write_mode),
@@ -416,7 +421,8 @@ mod tests {
             r#"{"live": 2}"#,
             r#"{"sync_interval": -1}"#,
             r#"{"sync_interval": "often"}"#,
-            r#"{"offline": 1}"#,
+            r#"{"offline": 2}"#,
+            r#"{"on_conflict": "local"}"#,
             "[]",
         ] {
             assert!(Settings::from_json(wrong).is_err(), "{wrong}");

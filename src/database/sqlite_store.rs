@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 use super::fingerprint::Fingerprint;
+use super::offline::OfflineStore as _;
 use super::paths;
 use super::store::{Intent, Progress, Role, State, Store};
 use crate::error::{Error, Result, StoreContext};
@@ -17,11 +18,12 @@ use crate::wire::PeerId;
 
 const SCHEMA: &str = include_str!("../../sql/state.sql");
 /// What later versions change, the second first.
-const CHANGES: [&str; 2] = [
+const CHANGES: [&str; 3] = [
     include_str!("../../sql/state-2.sql"),
     include_str!("../../sql/state-3.sql"),
+    include_str!("../../sql/state-4.sql"),
 ];
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 /// Changed pages from which the page map is read in its own order.
 const MANY_PAGES: u32 = 8192;
@@ -277,7 +279,8 @@ impl Store for SqliteStore {
     }
 
     fn clear_content(&self) -> Result<()> {
-        self.execute("DELETE FROM position; DELETE FROM intent; DELETE FROM bootstrap;")
+        self.execute("DELETE FROM position; DELETE FROM intent; DELETE FROM bootstrap;")?;
+        self.clear_local()
     }
 
     fn clear_progress(&self) -> Result<()> {
@@ -419,14 +422,14 @@ impl Store for SqliteStore {
     }
 }
 
-fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
+pub(super) fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
     Ok(Position {
         lsn: Lsn(row.get("lsn")?),
         id: HistoryId(row.get("id")?),
     })
 }
 
-fn content(row: &Row<'_>) -> rusqlite::Result<ContentDigest> {
+pub(super) fn content(row: &Row<'_>) -> rusqlite::Result<ContentDigest> {
     row.get("content").map(ContentDigest::from_bytes)
 }
 

@@ -2,6 +2,7 @@
 //! be done to it. A trait: the engine knows what is remembered, not where.
 
 use super::fingerprint::Fingerprint;
+use super::offline::OfflineStore;
 use super::tokens::TokenStore;
 use crate::error::Result;
 use crate::page::{ContentDigest, PageHash, PageNumber, PageSize};
@@ -68,7 +69,7 @@ pub struct Progress {
 }
 
 /// An open state store. A change is durable when it returns, or with the transaction it is part of.
-pub trait Store: TokenStore + Send {
+pub trait Store: TokenStore + OfflineStore + Send {
     /// Begins a transaction that changes the store: [`transaction`](dyn Store::transaction) runs one.
     fn begin(&self) -> Result<()>;
     /// Makes the transaction durable.
@@ -109,7 +110,8 @@ pub trait Store: TokenStore + Send {
     fn progress(&self) -> Result<Option<Progress>>;
     /// Records how far the making of the replica has come.
     fn set_progress(&self, progress: &Progress) -> Result<()>;
-    /// Forgets position, intent and progress: the replica is to be made from the start.
+    /// Forgets position, intent, progress and what was written here: the replica is to be made from the
+    /// start.
     fn clear_content(&self) -> Result<()>;
     /// Forgets the progress: the replica is complete.
     fn clear_progress(&self) -> Result<()>;

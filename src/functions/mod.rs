@@ -17,7 +17,8 @@ use call::Function;
 /// Each costs a new connection about a quarter of a microsecond.
 static FUNCTIONS: &[Function] = &[
     Function::new(c"replica_sync", 0..=1, sync::sync),
-    Function::new(c"replica_pull", 0..=1, sync::sync),
+    Function::new(c"replica_pull", 0..=1, sync::pull),
+    Function::new(c"replica_push", 0..=1, sync::push),
     // Any number of arguments.
     Function::new(c"replica_exec", 0..=usize::MAX, exec::exec),
     Function::new(c"replica_wait", 2..=3, sync::wait),

@@ -38,7 +38,8 @@ impl Rows for StatusRows {
     last_sync INTEGER, last_error TEXT, bytes_received INTEGER, bytes_sent INTEGER, \
     page_size INTEGER, database_size INTEGER, wal_bytes INTEGER, \
     sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT, \
-    transfer TEXT, transfer_pages INTEGER, transfer_total INTEGER, transfer_bytes INTEGER";
+    transfer TEXT, transfer_pages INTEGER, transfer_total INTEGER, transfer_bytes INTEGER, \
+    offline INTEGER, pending_transactions INTEGER, pending_pages INTEGER, pending_bytes INTEGER";
 
     /// One row for each replicated schema of the connection, and for each other replica of the process
     /// that is being made: whoever has that attached waits until it is.
@@ -76,6 +77,8 @@ fn replica_row(schema: Value, replica: &Replica) -> Result<Row> {
     let progress = replica.progress();
     let made = replica.is_made()?;
     let settings = replica.settings();
+    let unpushed = replica.unpushed()?.unwrap_or_default();
+    let page_size = state.map_or(0, |state| state.page_size.get());
     let position = state.map(|state| state.position);
     let lag = match (progress.remote_position, position) {
         (Some(remote), Some(local)) => Some(remote.lsn.0.saturating_sub(local.lsn.0)),
@@ -122,6 +125,10 @@ fn replica_row(schema: Value, replica: &Replica) -> Result<Row> {
         transfer.map(|reached| reached.pages).into(),
         transfer.and_then(|reached| reached.total).into(),
         transfer.map(|reached| reached.bytes).into(),
+        replica.is_offline()?.into(),
+        unpushed.transactions.into(),
+        unpushed.pages.into(),
+        (unpushed.pages * u64::from(page_size)).into(),
     ])
 }
 
@@ -151,6 +158,10 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Row>> {
         state.page_size.get().into(),
         state.database_size.into(),
         paths::log_bytes(path).into(),
+        Value::Null,
+        Value::Null,
+        Value::Null,
+        Value::Null,
         Value::Null,
         Value::Null,
         Value::Null,

@@ -26,10 +26,22 @@ fn replica(call: &Call<'_>, at: usize) -> Result<Arc<Replica>> {
     })
 }
 
-/// `replica_sync([schema])`, `replica_pull([schema])`
+/// `replica_sync([schema])`
 pub fn sync(call: &Call<'_>) -> Result<Option<String>> {
     call.refuse_in_write("replica_sync")?;
     json(&replica(call, 0)?.sync()?)
+}
+
+/// `replica_pull([schema])`
+pub fn pull(call: &Call<'_>) -> Result<Option<String>> {
+    call.refuse_in_write("replica_pull")?;
+    json(&replica(call, 0)?.pull()?)
+}
+
+/// `replica_push([schema])`
+pub fn push(call: &Call<'_>) -> Result<Option<String>> {
+    call.refuse_in_write("replica_push")?;
+    json(&replica(call, 0)?.push()?)
 }
 
 /// What `replica_wait` returns.
@@ -89,7 +101,7 @@ pub fn config(call: &Call<'_>) -> Result<Option<String>> {
         replica.set(&name, &call.text(1)?)?;
         replica.worker().start(&replica);
     }
-    replica.settings().in_force(&name)
+    replica.setting(&name)
 }
 
 /// `replica_configure(file, json)`

@@ -23,6 +23,13 @@ impl Replica {
     /// Gets ready for a write, before SQLite takes the write lock. True where newer content was
     /// entered: whoever reads already has to begin again.
     pub(super) fn prepare_write(&self) -> Result<bool> {
+        if self.is_offline()? {
+            // Nobody is asked.
+            return match self.known()? {
+                Some(_) => Ok(false),
+                None => Err(Error::ReadOnly(self.foreign().to_string())),
+            };
+        }
         if self.writes().take_heal()
             && let Err(error) = self.sync()
         {
@@ -52,15 +59,16 @@ impl Replica {
         Err(self.contended())
     }
 
-    /// The state a transaction is computed from, under the WAL_WRITE that SQLite has just taken.
-    pub(super) fn begin_write(&self) -> Result<State> {
+    /// The state a transaction is computed from, under the WAL_WRITE that SQLite has just taken, and
+    /// whether it is committed here first.
+    pub(super) fn begin_write(&self) -> Result<(State, bool)> {
         let mut local = self.local();
         let (handle, store) = local.handle(self.host(), self.path())?;
         handle.header()?;
         let mut writer = Writer::under_lock(&*handle.files.index)?;
         writer.finish_restart()?;
         match resolve::resolve(handle, store, &mut writer)? {
-            Standing::Known(state) => Ok(state),
+            Standing::Known(state) => Ok((state, store.is_offline()?)),
             _ => Err(self.contended()),
         }
     }

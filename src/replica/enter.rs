@@ -105,7 +105,7 @@ pub fn enter(
         anchor: Some(header.anchor()),
         ..state
     };
-    resolve::settle(store, state).map(|_| Entered::Done(state))
+    resolve::settle_entered(store, state).map(|_| Entered::Done(state))
 }
 
 /// Records a verified state.

@@ -10,6 +10,12 @@ impl Replica {
     /// Runs a statement on the primary, once. With `read_your_writes` the file holds what it did when
     /// this returns.
     pub fn execute(&self, stmt: &Stmt) -> Result<Executed> {
+        if self.unpushed()?.is_some() {
+            return Err(Error::Misuse(format!(
+                "{} has transactions that are not on its remote: SELECT replica_push() first",
+                self.path().display()
+            )));
+        }
         let executed = self.remote()?.execute(stmt)?;
         {
             let mut progress = self.progress.lock();

@@ -43,6 +43,14 @@ pub enum Fetched {
     Diverged(Head),
 }
 
+/// Whether a position is the remote's newest.
+pub enum Newest {
+    /// It is.
+    Known(Head),
+    /// The remote has moved on, or never was there.
+    Other,
+}
+
 /// Whoever looks on while pages arrive.
 pub trait Watcher: Sync {
     /// So many pages, or hashes of pages, came; `bytes` since the conversation began. `whole` is the state
@@ -89,6 +97,11 @@ impl<'a> Conversation<'a> {
     pub fn watched(mut self, watcher: &'a dyn Watcher) -> Self {
         self.watcher = Some(watcher);
         self
+    }
+
+    /// Whom it is with.
+    pub fn remote(&self) -> &'a dyn Remote {
+        self.remote
     }
 
     /// The next question about changes is to be answered when there are any, or that time is over.
@@ -234,6 +247,23 @@ impl<'a> Conversation<'a> {
         match self.gather(at, Some(lease), room, bases)? {
             Some(fetched) => Ok(fetched),
             None => self.changes(at, room, None),
+        }
+    }
+
+    /// Asks whether a position is the remote's newest; what it has beyond is not fetched.
+    pub fn newest(&mut self, position: Position) -> Result<Newest> {
+        let request = PullRequest {
+            database: self.database,
+            since: Some(position),
+            after: None,
+            deltas: false,
+            wait_milliseconds: 0,
+            peer: self.peer,
+        };
+        match self.ask(&Request::Pull(request))? {
+            Response::UpToDate(head) => Ok(Newest::Known(head)),
+            Response::Pages { .. } | Response::Diverged(_) => Ok(Newest::Other),
+            other => Err(unexpected(&other)),
         }
     }
 

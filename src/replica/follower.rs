@@ -40,6 +40,9 @@ pub struct Replica {
     /// What is known about writing. Never held across the network.
     writes: Mutex<Writes>,
     page_size: AtomicU32,
+    /// Whether the connection that was opened last wants commits to be made here first: a function may
+    /// be called before anything is read.
+    pub(super) wish: Mutex<Option<bool>>,
     /// Whether this process has seen the replica complete.
     made: AtomicBool,
     /// Whether the way to the remote was stored by this process.
@@ -57,13 +60,29 @@ pub struct Replica {
 ///
 /// The thread in the background ends with the last one: SQLite removes the log when the last
 /// connection closes it, and whoever closes a file expects it to be closed.
-pub struct Attached(Arc<Replica>);
+pub struct Attached {
+    replica: Arc<Replica>,
+    /// Whether the connection wants commits to be made here first.
+    offline: Option<bool>,
+}
 
 impl Attached {
-    /// Counts a connection.
-    pub fn new(replica: Arc<Replica>) -> Self {
+    /// Counts a connection; `offline` is what it wants.
+    pub fn new(replica: Arc<Replica>, offline: Option<bool>) -> Self {
         replica.users.fetch_add(1, Ordering::SeqCst);
-        Self(replica)
+        if offline.is_some() {
+            *replica.wish.lock() = offline;
+        }
+        Self { replica, offline }
+    }
+
+    /// The replica is there, and used: it is in the mode the connection wants, and followed in the
+    /// background from here on, where that is asked for.
+    pub fn begin(&self) -> Result<()> {
+        if let Some(offline) = self.offline {
+            self.replica.set_offline(offline)?;
+        }
+        self.replica.begin_background()
     }
 }
 
@@ -71,18 +90,18 @@ impl Deref for Attached {
     type Target = Arc<Replica>;
 
     fn deref(&self) -> &Arc<Replica> {
-        &self.0
+        &self.replica
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.0.process != process::id() {
+        if self.replica.process != process::id() {
             // A fork's child has none of the threads, and the locks are not its own: nothing is closed
             // that the parent uses.
-            mem::forget(Arc::clone(&self.0));
-        } else if self.0.users.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.worker.end();
+            mem::forget(Arc::clone(&self.replica));
+        } else if self.replica.users.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.replica.worker.end();
         }
     }
 }
@@ -121,6 +140,7 @@ impl Replica {
             remembered: AtomicBool::new(false),
             progress: Mutex::new(Progress::default()),
             transfer: Mutex::default(),
+            wish: Mutex::default(),
             writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
             peer: OnceLock::new(),
@@ -169,9 +189,8 @@ impl Replica {
         &self.worker
     }
 
-    /// The replica is there, and used: it is followed in the background from here on, where that is
-    /// asked for.
-    pub fn begin_background(self: &Arc<Self>) -> Result<()> {
+    /// Follows the remote in the background from here on, where that is asked for.
+    fn begin_background(self: &Arc<Self>) -> Result<()> {
         // Not noted as made: what is left of an interrupted bootstrap goes with the first sync.
         if self.is_made()? {
             self.worker.start(self);
@@ -271,7 +290,7 @@ impl Replica {
     /// Makes the replica where there is none yet: fetches everything, installs it as a whole.
     pub fn make(&self) -> Result<()> {
         if self.made.load(Ordering::Acquire) {
-            return Ok(());
+            return self.follow_wish();
         }
         if let Err(error) = bootstrap::run(self) {
             self.progress.lock().last_error = Some(error.to_string());
@@ -282,7 +301,7 @@ impl Replica {
                 .store(state.page_size.get(), Ordering::Relaxed);
         }
         self.made.store(true, Ordering::Release);
-        Ok(())
+        self.follow_wish()
     }
 
     /// Makes the file that is there a replica to be healed, though it has no state: what
@@ -358,6 +377,11 @@ impl Drop for Replica {
 }
 
 impl Local {
+    /// Whether there is a state store.
+    pub fn has_store(&self) -> bool {
+        self.store.get().is_some()
+    }
+
     /// The state store.
     pub fn store(&self) -> Result<&dyn Store> {
         match self.store.get() {

@@ -9,6 +9,7 @@ mod execute;
 pub mod fetch;
 pub mod follower;
 pub mod heal;
+mod offline;
 mod push;
 mod reconfigure;
 pub mod registry;

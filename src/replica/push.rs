@@ -16,7 +16,7 @@ use crate::database::body::Body;
 use crate::database::clock::Stopwatch;
 use crate::database::store::State;
 use crate::error::{Error, Result};
-use crate::position::Nonce;
+use crate::position::{DatabaseId, Nonce};
 use crate::remote::{PushFailure, Remote, Traffic};
 use crate::wire::{Head, PushRequest, PushResponse};
 
@@ -30,13 +30,27 @@ pub struct Pending {
 }
 
 /// What the remote made of a push.
-enum Outcome {
+pub(super) enum Outcome {
     /// It is applied.
     Accepted(Head),
     /// It is not, and never will be, for this reason.
-    Refused(Error),
+    Refused(Refusal),
     /// Nobody knows, for this reason.
     Unknown(Error),
+}
+
+/// Why a push is not applied.
+pub(super) enum Refusal {
+    /// It was never sent.
+    Unsent(Error),
+    /// Another transaction was committed first.
+    Conflict,
+    /// A page here is not that of the primary.
+    Diverged,
+    /// Whether it was applied can no longer be known.
+    Lost,
+    /// Another database is served there.
+    OtherDatabase(DatabaseId),
 }
 
 impl Replica {
@@ -59,15 +73,15 @@ impl Replica {
             }
             (push, changes.body(handle, self, &push, frames)?)
         };
-        match self.send(&*remote, &push, &body) {
+        match self.send(&*remote, &push, &body).0 {
             Outcome::Accepted(head) => {
                 self.writes().accepted(&*self.host().clock());
                 self.note_position(head.position);
                 Ok(reached(base, &push, push.target()))
             }
-            Outcome::Refused(error) => {
+            Outcome::Refused(refusal) => {
                 self.forget_intent();
-                Err(error)
+                Err(self.rolled_back(&*remote, &push, refusal))
             }
             Outcome::Unknown(error) => {
                 let pending = Pending { push, body };
@@ -113,7 +127,7 @@ impl Replica {
         if self.writes().pending.is_none() {
             return Ok(());
         }
-        match self.send(remote, &pending.push, &pending.body) {
+        match self.send(remote, &pending.push, &pending.body).0 {
             Outcome::Unknown(error) => {
                 return Err(Error::Unknown(format!(
                     "it is still not known whether an earlier transaction was committed ({error})"
@@ -124,10 +138,11 @@ impl Replica {
                 "{}: the transaction whose outcome was not known was committed",
                 self.path().display()
             ),
-            Outcome::Refused(error) => log::warn!(
+            Outcome::Refused(refusal) => log::warn!(
                 target: "replica",
-                "{}: the transaction whose outcome was not known was not committed: {error}",
-                self.path().display()
+                "{}: the transaction whose outcome was not known was not committed: {}",
+                self.path().display(),
+                self.rolled_back(remote, &pending.push, refusal)
             ),
         }
         let mut writes = self.writes();
@@ -137,7 +152,13 @@ impl Replica {
         Ok(())
     }
 
-    fn send(&self, remote: &dyn Remote, push: &PushRequest, body: &Body) -> Outcome {
+    /// Sends a push until it is known what became of it, or the time is up.
+    pub(super) fn send(
+        &self,
+        remote: &dyn Remote,
+        push: &PushRequest,
+        body: &Body,
+    ) -> (Outcome, Traffic) {
         let most = self.settings().timeout();
         let time = Stopwatch::start(self.host().clock());
         // From the first attempt on that may have arrived, only an answer tells.
@@ -145,59 +166,71 @@ impl Replica {
         loop {
             let left = most.saturating_sub(time.elapsed()).max(ATTEMPTS_APART);
             match remote.push(push, body, left) {
-                Ok((answer, traffic)) => return self.answered(remote, push, answer, traffic),
+                Ok((answer, traffic)) => {
+                    self.note_traffic(&traffic);
+                    return (self.answered(answer), traffic);
+                }
                 Err(PushFailure::Unsent(error)) => match sent {
-                    None => return Outcome::Refused(self.not_sent(error)),
+                    None => return (Outcome::Refused(Refusal::Unsent(error)), Traffic::default()),
                     Some(_) => sent = Some(error),
                 },
                 Err(PushFailure::Unknown(error)) => sent = Some(error),
             }
             if time.elapsed() + ATTEMPTS_APART >= most {
                 let never = || Error::Internal("the time was up at once".to_owned());
-                return Outcome::Unknown(sent.unwrap_or_else(never));
+                return (
+                    Outcome::Unknown(sent.unwrap_or_else(never)),
+                    Traffic::default(),
+                );
             }
             time.sleep(ATTEMPTS_APART);
         }
     }
 
-    fn answered(
-        &self,
-        remote: &dyn Remote,
-        push: &PushRequest,
-        answer: PushResponse,
-        traffic: Traffic,
-    ) -> Outcome {
-        self.note_traffic(&traffic);
-        let conflict = |sentence: &str| {
-            Outcome::Refused(Error::Conflict(format!(
-                "remote {}: {sentence}: the transaction is rolled back, run it again",
-                remote.url()
-            )))
-        };
+    fn answered(&self, answer: PushResponse) -> Outcome {
         match answer {
             PushResponse::Accepted(head) => Outcome::Accepted(head),
             PushResponse::Conflict(_) => {
                 self.writes().conflicted(&*self.host().clock());
-                conflict("another transaction was committed first")
+                Outcome::Refused(Refusal::Conflict)
             }
             PushResponse::Diverged(_) => {
                 self.writes().heal();
-                conflict("the pages here are not those of the primary and have to be compared")
+                Outcome::Refused(Refusal::Diverged)
             }
             PushResponse::Unknown(_) => {
                 self.writes().forget_head();
-                Outcome::Refused(Error::Unknown(format!(
-                    "remote {}: the primary crashed, and it can no longer be known whether the \
-                     transaction was committed: look at what is there",
-                    remote.url()
-                )))
+                Outcome::Refused(Refusal::Lost)
             }
-            PushResponse::OtherDatabase(other) => Outcome::Refused(Error::Conflict(format!(
+            PushResponse::OtherDatabase(other) => Outcome::Refused(Refusal::OtherDatabase(other)),
+        }
+    }
+
+    /// What a refusal means for the transaction that was pushed at its COMMIT.
+    fn rolled_back(&self, remote: &dyn Remote, push: &PushRequest, refusal: Refusal) -> Error {
+        let conflict = |sentence: &str| {
+            Error::Conflict(format!(
+                "remote {}: {sentence}: the transaction is rolled back, run it again",
+                remote.url()
+            ))
+        };
+        match refusal {
+            Refusal::Unsent(error) => self.not_sent(error),
+            Refusal::Conflict => conflict("another transaction was committed first"),
+            Refusal::Diverged => {
+                conflict("the pages here are not those of the primary and have to be compared")
+            }
+            Refusal::Lost => Error::Unknown(format!(
+                "remote {}: the primary crashed, and it can no longer be known whether the \
+                 transaction was committed: look at what is there",
+                remote.url()
+            )),
+            Refusal::OtherDatabase(other) => Error::Conflict(format!(
                 "{} serves another database (id {other}) than this file follows (id {}); the \
                  transaction is rolled back",
                 remote.url(),
                 push.database
-            ))),
+            )),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::remote;
 impl Replica {
     /// Sets one setting from here on, and for the next open unless it is a secret.
     pub fn set(&self, name: &str, value: &str) -> Result<()> {
-        let fixed = ["encryption_key", "key_file", "cipher", "storage", "offline"];
+        let fixed = ["encryption_key", "key_file", "cipher", "storage"];
         if fixed.contains(&name) {
             return Err(Error::Misuse(format!(
                 "{name} cannot be changed while the database is open"
@@ -16,7 +16,20 @@ impl Replica {
         }
         let mut given = Settings::default();
         given.set(name, value)?;
-        self.update(given)
+        match given.offline {
+            Some(true) => self.set_offline(true),
+            // What was written here goes first.
+            Some(false) => self.push().and_then(|_| self.set_offline(false)),
+            None => self.update(given),
+        }
+    }
+
+    /// One setting in force, as text.
+    pub fn setting(&self, name: &str) -> Result<Option<String>> {
+        match name {
+            "offline" => Ok(Some(u8::from(self.is_offline()?).to_string())),
+            _ => self.settings().in_force(name),
+        }
     }
 
     /// Goes by what is given from here on, and for the rest by what it went by.

@@ -41,8 +41,8 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
     if let Some(replica) = open.get(&name(path)).and_then(Weak::upgrade) {
         same_remote(&replica, &given)?;
         drop(open);
-        follow_as(&replica, given)?;
-        return Ok(Some(Attached::new(replica)));
+        follow_as(&replica, &given)?;
+        return Ok(Some(Attached::new(replica, given.offline)));
     }
     let store = match followed(&**host, path, &given)? {
         Followed::No => return Ok(None),
@@ -56,6 +56,8 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
             None => Settings::default(),
         })
         .or(Settings::from_environment());
+    // The mode belongs to the file.
+    let offline = settings.offline.take();
     // It has served: whoever has the file open has its keys.
     settings.key = None;
     if let Some(url) = &settings.sync_url {
@@ -70,7 +72,7 @@ pub fn attach(host: &Arc<dyn Host>, path: &Path, given: Settings) -> Result<Opti
     )?);
     open.retain(|_, replica| replica.strong_count() > 0);
     open.insert(name(path), Arc::downgrade(&replica));
-    Ok(Some(Attached::new(replica)))
+    Ok(Some(Attached::new(replica, offline)))
 }
 
 /// Nobody finds the replica at `path` any more: the next to open it begins with another one.
@@ -83,7 +85,7 @@ fn name(path: &Path) -> (u32, PathBuf) {
 }
 
 /// Whoever opens a replica that is open already may ask for another way of following.
-fn follow_as(replica: &Replica, given: Settings) -> Result<()> {
+fn follow_as(replica: &Replica, given: &Settings) -> Result<()> {
     let settings = replica.settings();
     let is_new = given.live.is_some_and(|live| live != settings.is_live())
         || given
@@ -192,6 +194,21 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
         if store.identity()?.is_none() {
             store.set_identity(Role::Replica, None)?;
         }
+        if let Some(on) = settings.offline {
+            set_offline(store, path, on)?;
+        }
         settings.save(store)
     })
+}
+
+/// Says whether a replica that nobody has open here is written offline.
+fn set_offline(store: &dyn Store, path: &Path, on: bool) -> Result<()> {
+    match store.base()? {
+        Some(_) if !on => Err(Error::Misuse(format!(
+            "{} has transactions that are not on its remote: open it, push or discard them, and then \
+             say offline=0",
+            path.display()
+        ))),
+        _ => store.set_offline(on),
+    }
 }

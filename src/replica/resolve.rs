@@ -1,10 +1,13 @@
 //! Finding out which position the file's content is at, from the recorded state and the index.
 
+use std::collections::BTreeSet;
+
 use crate::database::handle::Handle;
+use crate::database::offline::Base;
 use crate::database::scan::Scanned;
 use crate::database::store::{Intent, State, Store};
 use crate::error::Result;
-use crate::page::PageHash;
+use crate::page::{PageHash, PageNumber};
 use crate::position::TransactionDigest;
 use crate::wal::anchor::Relation;
 use crate::wal::apply::Writer;
@@ -46,18 +49,25 @@ pub fn resolve(handle: &Handle, store: &dyn Store, writer: &mut Writer<'_>) -> R
                 writer.repair(log, &anchor)?;
                 settle(store, reached(&state, &intent, writer.header()))
             }
+            // Commits made here, whose record a power loss took.
+            _ if store.base()?.is_some() => Ok(Standing::Unverified),
             _ => Ok(Standing::Foreign),
         },
         Relation::Unknown => Ok(Standing::Unverified),
     }
 }
 
-/// What a full read tells.
-pub fn compare(store: &dyn Store, scanned: &Scanned) -> Result<Standing> {
+/// What a full read tells. `dirty` are the pages whose images were on record when it began.
+pub fn compare(
+    store: &dyn Store,
+    scanned: &Scanned,
+    dirty: &BTreeSet<PageNumber>,
+) -> Result<Standing> {
     let Scanned {
         header,
         size,
         content,
+        ..
     } = scanned;
     Ok(match (store.state()?, store.intent()?) {
         (Some(state), _) if state.content == *content && state.database_size == *size => {
@@ -69,18 +79,72 @@ pub fn compare(store: &dyn Store, scanned: &Scanned) -> Result<Standing> {
         (Some(state), Some(intent)) if intent.content == *content => {
             Standing::Known(reached(&state, &intent, header))
         }
+        // Whoever wrote here, nothing but pages with images changed: these lead back.
+        (Some(state), _) if leads_back(store, scanned, dirty)? => Standing::Known(State {
+            database_size: *size,
+            content: *content,
+            anchor: Some(header.anchor()),
+            ..state
+        }),
         // A transaction of ours is in the content as a whole or not at all: this is somebody else's.
         _ => Standing::Foreign,
     })
 }
 
+/// Whether the content is that of the base, but for pages whose images lead back to it.
+fn leads_back(store: &dyn Store, scanned: &Scanned, dirty: &BTreeSet<PageNumber>) -> Result<bool> {
+    let Some(base) = store.base()? else {
+        return Ok(false);
+    };
+    let mut content = scanned.clean;
+    let of_base = |number: &&PageNumber| number.get() <= base.database_size;
+    for number in dirty.iter().filter(of_base) {
+        if let Some(image) = store.base_image(*number)? {
+            content.add(PageHash::of(*number, &image));
+        }
+    }
+    Ok(content == base.content)
+}
+
 /// Records a state that was found out; the intent has served.
 pub fn settle(store: &dyn Store, state: State) -> Result<Standing> {
     store.transaction(|store| {
+        if let Some(base) = store.base()? {
+            note_local(store, base, &state)?;
+        }
         store.set_state(&state)?;
         store.clear_intent()
     })?;
     Ok(Standing::Known(state))
+}
+
+/// The same of a state of the remote, which is durable here.
+pub fn settle_entered(store: &dyn Store, state: State) -> Result<Standing> {
+    store.transaction(|store| {
+        if store.base()?.is_some() {
+            store.clear_local()?;
+        }
+        store.set_state(&state)?;
+        store.clear_intent()
+    })?;
+    Ok(Standing::Known(state))
+}
+
+/// What a new state means for what is on record about local changes. (Where the content is that of the
+/// base again, the images stay: the commit that made it so may not be durable.)
+fn note_local(store: &dyn Store, base: Base, state: &State) -> Result<()> {
+    match store.state()? {
+        Some(before) if before.position == state.position => {
+            match before.content == state.content {
+                true => Ok(()),
+                false => store.set_base(&Base {
+                    transactions: base.transactions + 1,
+                    ..base
+                }),
+            }
+        }
+        _ => store.clear_local(),
+    }
 }
 
 fn reached(state: &State, intent: &Intent, header: &IndexHeader) -> State {

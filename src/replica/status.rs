@@ -65,6 +65,8 @@ pub enum Condition {
     Healing,
     /// Someone else has written to the file.
     Foreign,
+    /// It was written here, and the remote has moved on.
+    Diverged,
 }
 
 impl Condition {
@@ -75,6 +77,7 @@ impl Condition {
             Condition::Unverified => "unverified",
             Condition::Healing => "healing",
             Condition::Foreign => "foreign",
+            Condition::Diverged => "diverged",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::batch::Batch;
 use super::enter::{self, Current, Entered};
-use super::fetch::{Conversation, Fetched};
+use super::fetch::{Conversation, Fetched, Newest};
 use super::follower::{Local, Replica};
 use super::heal;
 use super::resolve::{self, Standing};
@@ -17,6 +17,7 @@ use crate::database::scan;
 use crate::database::store::State;
 use crate::database::unchanged;
 use crate::error::{Error, Result};
+use crate::page::PageNumber;
 use crate::planted::{self, Bug};
 use crate::position::Position;
 use crate::remote::Remote;
@@ -44,8 +45,18 @@ pub(super) enum Round {
 }
 
 impl Replica {
-    /// Pulls what the remote has and enters it.
+    /// Pulls what the remote has and enters it, and pushes what was written here.
     pub fn sync(&self) -> Result<Report> {
+        self.make()?;
+        let remote = self.remote()?;
+        match self.is_offline()? {
+            true => self.sync_both(&*remote, true),
+            false => self.sync_at(&*remote, None),
+        }
+    }
+
+    /// Pulls what the remote has and enters it.
+    pub fn pull(&self) -> Result<Report> {
         self.make()?;
         self.sync_at(&*self.remote()?, None)
     }
@@ -58,6 +69,10 @@ impl Replica {
             true => Activity::Syncing,
             false => Activity::Following,
         });
+        if self.unpushed()?.is_some() {
+            self.set_activity(Activity::Syncing);
+            return self.sync_both(remote, false);
+        }
         self.writes().follow(!wait.is_zero());
         let done = self.sync_at(remote, Some(wait));
         if done.is_err() {
@@ -67,7 +82,7 @@ impl Replica {
     }
 
     /// With a time to `wait` for something new nobody waits for the sync itself.
-    fn sync_at(&self, remote: &dyn Remote, wait: Option<Duration>) -> Result<Report> {
+    pub(super) fn sync_at(&self, remote: &dyn Remote, wait: Option<Duration>) -> Result<Report> {
         self.settle_pending_at(remote)?;
         self.report(remote, wait.is_none(), |replica, conversation| {
             conversation.wait(wait.unwrap_or_default());
@@ -80,6 +95,14 @@ impl Replica {
         match self.host().exists(self.path())? && self.recorded_state()?.is_none() {
             true => self.adopt()?,
             false => self.make()?,
+        }
+        if self.unpushed()?.is_some()
+            && self.known()?.is_some()
+            && let Some(report) = self.discard_local()?
+        {
+            let mut progress = self.progress.lock();
+            (progress.condition, progress.last_error) = (Condition::Known, None);
+            return Ok(report);
         }
         // A transaction of ours may be here and not on record: its intent is not forgotten for that of
         // the healing, which may be cut off. (What nobody understands is what is thrown away.)
@@ -96,7 +119,7 @@ impl Replica {
         })
     }
 
-    fn report(
+    pub(super) fn report(
         &self,
         remote: &dyn Remote,
         waits: bool,
@@ -159,7 +182,14 @@ impl Replica {
         for _ in 0..MOST_ROUNDS {
             let base = self.understood()?;
             let from = *from.get_or_insert(base.position);
-            match self.round(conversation, base)? {
+            let round = match self.unpushed()? {
+                None => self.round(conversation, base)?,
+                Some(_) => match conversation.newest(base.position)? {
+                    Newest::Known(head) => Round::Current(base, head, 0),
+                    Newest::Other => self.after_own_push(conversation.remote(), base)?,
+                },
+            };
+            match round {
                 Round::Current(state, head, pages) => return Ok((from, state, head, pages)),
                 Round::Moved => {}
                 Round::Heal => {
@@ -204,6 +234,10 @@ impl Replica {
                 return Ok(None);
             };
             let state = match resolve::resolve(handle, store, &mut writer)? {
+                // Committed here since.
+                Standing::Known(state) if store.unpushed(&state)?.is_some() => {
+                    return Ok(Some(Round::Moved));
+                }
                 Standing::Known(state) if state.position == base.position => state,
                 // Never in the product.
                 Standing::Known(state) if planted::is(Bug::ApplyOverNewerContent) => state,
@@ -248,7 +282,16 @@ impl Replica {
                 standing => Some(standing),
             };
             match standing {
-                Some(Standing::Known(state)) => return Ok(Some(state)),
+                Some(Standing::Known(state)) => {
+                    let mut progress = self.progress.lock();
+                    if matches!(
+                        progress.condition,
+                        Condition::Unverified | Condition::Foreign
+                    ) {
+                        progress.condition = Condition::Known;
+                    }
+                    return Ok(Some(state));
+                }
                 Some(_) => {
                     self.progress.lock().condition = Condition::Foreign;
                     return Ok(None);
@@ -300,7 +343,14 @@ impl Replica {
         self.name_content()?;
         // A handle of its own: other threads go on using the file.
         let reading = Handle::open(self.host(), self.path())?;
-        let scanned = scan::digest(&reading)?;
+        let (base, dirty) = {
+            let local = self.local();
+            let store = local.store()?;
+            (store.base()?, store.dirty_pages()?)
+        };
+        let size = base.map_or(u32::MAX, |base| base.database_size);
+        let is_clean = |number: PageNumber| number.get() <= size && !dirty.contains(&number);
+        let scanned = scan::digest(&reading, is_clean)?;
         self.under_write_lock(|local| {
             let (handle, store) = local.handle(self.host(), self.path())?;
             let Some(mut writer) = handle.try_writer()? else {
@@ -314,7 +364,7 @@ impl Replica {
                 let start = Anchor::log_start(scanned.header.salts);
                 writer.repair(&*handle.files.log, &start)?;
             }
-            match resolve::compare(store, &scanned)? {
+            match resolve::compare(store, &scanned, &dirty)? {
                 Standing::Known(state) => enter::anchor(handle, store, writer, state, random)
                     .map(|state| Some(Some(state))),
                 other => Ok(Some(Some(other))),

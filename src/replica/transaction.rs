@@ -91,6 +91,22 @@ impl Changes {
         }
     }
 
+    /// The same of a transaction that is committed here first.
+    pub fn local_intent(&self, base: &State, frames: &Frames<'_>) -> Intent {
+        Intent {
+            position: base.position,
+            database_size: frames.database_size,
+            content: self.content,
+            digest: self.written,
+        }
+    }
+
+    /// The pages of before that are others now.
+    pub fn numbers(&self) -> impl Iterator<Item = PageNumber> {
+        let replaced = self.pages.iter().filter(|(_, _, hash)| hash.is_some());
+        replaced.map(|(number, ..)| *number)
+    }
+
     /// The push of the transaction, without its pages.
     pub fn request(
         &self,
@@ -184,7 +200,10 @@ fn changes(snapshot: &Snapshot<'_>, base: &State, frames: &Frames<'_>) -> Result
 }
 
 /// Runs `read` on the newest published snapshot.
-fn with_snapshot<T>(handle: &Handle, read: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+pub(super) fn with_snapshot<T>(
+    handle: &Handle,
+    read: impl FnOnce(&Snapshot<'_>) -> Result<T>,
+) -> Result<T> {
     let files = &handle.files;
     let lock = scan::begin_read(handle)?;
     let result = Snapshot::new(&*files.index, &*files.log, &*files.content, &lock)

@@ -56,9 +56,20 @@ impl Replica {
         found: &mut Verification,
     ) -> Result<()> {
         let remote = self.remote()?;
-        let database = self.local().store()?.identity()?.and_then(|(_, id)| id);
+        let (database, own) = {
+            let local = self.local();
+            let store = local.store()?;
+            (
+                store.identity()?.and_then(|(_, id)| id),
+                store.dirty_pages()?,
+            )
+        };
         Conversation::new(&*remote, database).hashes(|head, number, hash| {
-            if head.position == state.position && !scanned.has(number, hash) {
+            // Of pages that were written here the remote knows nothing.
+            if head.position == state.position
+                && !own.contains(&number)
+                && !scanned.has(number, hash)
+            {
                 found.add_bad(number);
             }
         })?;

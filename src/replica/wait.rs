@@ -19,7 +19,9 @@ impl Replica {
         loop {
             let state = self.recorded_state()?;
             let state = state.ok_or_else(|| Error::Busy("there is no state yet".to_owned()))?;
-            if state.position == position || state.position.lsn > position.lsn {
+            let reached = state.position == position || state.position.lsn > position.lsn;
+            // What was written here on top is no state of the remote.
+            if reached && self.unpushed()?.is_none() {
                 return Ok((state.position, true));
             }
             if waited.elapsed() >= time {

@@ -64,6 +64,8 @@ struct Look;
 #[derive(Default)]
 struct Line {
     is_cut: AtomicBool,
+    /// Whether the thread waits for news.
+    is_waiting: AtomicBool,
     remote: Mutex<Option<Arc<dyn Remote>>>,
 }
 
@@ -102,6 +104,16 @@ impl Worker {
             if reconnects {
                 running.line.reset();
             }
+            let _ = running.tell.send(Look);
+        }
+    }
+
+    /// Tells the thread that something is to be pushed: it does not wait for news any longer.
+    pub fn push(&self) {
+        if let Some(running) = &*self.running.lock()
+            && running.line.is_waiting.load(Ordering::SeqCst)
+        {
+            running.line.reset();
             let _ = running.tell.send(Look);
         }
     }
@@ -213,6 +225,10 @@ impl Rounds {
                 }
             }
             Err(_) if line.is_cut.load(Ordering::SeqCst) => REST,
+            // Interrupted, for what is to be pushed.
+            Err(_) if line.is_waiting.swap(false, Ordering::SeqCst) && replica.has_unpushed() => {
+                Duration::ZERO
+            }
             Err(error) => self.failed(replica, &error, interval.filter(|_| !live)),
         }
     }
@@ -224,7 +240,12 @@ impl Rounds {
             true => POLL,
             false => Duration::ZERO,
         };
-        replica.sync_in_background(&*remote, wait)
+        line.is_waiting.store(!wait.is_zero(), Ordering::SeqCst);
+        let done = replica.sync_in_background(&*remote, wait);
+        if done.is_ok() {
+            line.is_waiting.store(false, Ordering::SeqCst);
+        }
+        done
     }
 
     fn failed(&mut self, replica: &Replica, error: &Error, interval: Option<Duration>) -> Duration {

@@ -31,12 +31,16 @@ pub struct Writing {
     hold: Option<Hold>,
     /// Newer content was entered before the write lock was taken.
     has_newer: bool,
+    /// A transaction was committed here, and is to be pushed.
+    is_unpushed: bool,
 }
 
 /// A write lock that is held.
 struct Hold {
     /// The state the transaction is computed from.
     base: State,
+    /// Whether it is committed here first.
+    offline: bool,
     /// The first frame that was written.
     first: u32,
     /// The page of each frame from there on.
@@ -60,7 +64,8 @@ struct Commit {
     database_size: u32,
 }
 
-/// How far a transaction has come.
+/// How far a transaction has come. One that is committed here first is accepted as soon as what leads
+/// back from it is durable.
 enum Stage {
     /// Frames are being written.
     Collecting,
@@ -96,6 +101,7 @@ impl Writing {
             replica,
             hold: None,
             has_newer: false,
+            is_unpushed: false,
         }
     }
 
@@ -122,8 +128,10 @@ impl Writing {
 
     /// SQLite has taken it. On an error it is given back.
     pub fn begin(&mut self) -> Result<()> {
+        let (base, offline) = self.replica.begin_write()?;
         self.hold = Some(Hold {
-            base: self.replica.begin_write()?,
+            base,
+            offline,
             first: 0,
             numbers: Vec::new(),
             header_of: None,
@@ -159,12 +167,9 @@ impl Writing {
     /// SQLite syncs the log.
     pub fn sync(&mut self, log: &dyn LogFile) -> Result<()> {
         let synced = log.sync();
-        match self.hold.as_mut().map(|hold| &mut hold.stage) {
-            Some(Stage::Accepted(accepted)) => {
-                accepted.is_synced = synced.is_ok();
-                Ok(())
-            }
-            _ => synced,
+        match &mut self.hold {
+            Some(hold) => hold.synced(synced),
+            None => synced,
         }
     }
 
@@ -174,6 +179,7 @@ impl Writing {
         let Some(hold) = self.hold.take() else {
             return;
         };
+        self.is_unpushed = hold.offline && matches!(hold.stage, Stage::Accepted(_));
         // Whoever had begun to read gives the lock back at once, begins again, and uses the lease then.
         self.has_newer &= hold.numbers.is_empty();
         if let Err(error) = hold.end(&self.replica) {
@@ -181,7 +187,7 @@ impl Writing {
             self.replica.writes().forget_head();
             log::error!(
                 target: "replica",
-                "{}: a transaction is committed on the remote, and could not be completed here: {error}",
+                "{}: a transaction could not be completed here, the next look does it: {error}",
                 self.replica.path().display()
             );
         }
@@ -191,6 +197,9 @@ impl Writing {
     pub fn ended(&mut self) {
         if !std::mem::take(&mut self.has_newer) {
             self.replica.release_lease();
+        }
+        if std::mem::take(&mut self.is_unpushed) {
+            self.replica.worker().push();
         }
         if self.replica.has_pending() {
             // Somebody has to go on asking.
@@ -219,14 +228,14 @@ impl Hold {
         match (&mut self.stage, &self.commit) {
             (Stage::Accepted(accepted), Some(commit)) if frame <= commit.frame => {
                 accepted.is_synced = false;
-                self.is_suspicious |= log.write(data, offset).is_err();
-                return Ok(());
+                let written = log.write(data, offset);
+                return self.after_acceptance(written);
             }
             (Stage::Accepted(_), _) => return Err(unexpected("a frame behind a commit")),
             (Stage::Rewriting, Some(commit)) if is_commit(commit) && database_size != 0 => {
                 self.push(replica, log)?;
-                self.is_suspicious |= log.write(data, offset).is_err();
-                return Ok(());
+                let written = log.write(data, offset);
+                return self.after_acceptance(written);
             }
             (Stage::Rewriting, Some(commit)) if frame <= commit.frame => {
                 return log.write(data, offset);
@@ -301,9 +310,32 @@ impl Hold {
         self.push(replica, log)?;
         if has_salts {
             let at = offset - FRAME_HEADER_BYTES as u64;
-            self.is_suspicious |= log.write(&commit.header, at).is_err();
+            let written = log.write(&commit.header, at);
+            return self.after_acceptance(written);
         }
         Ok(())
+    }
+
+    /// What the remote has accepted is put right later. What is committed here first is not committed
+    /// yet: SQLite takes it back.
+    fn after_acceptance(&mut self, written: Result<()>) -> Result<()> {
+        match self.offline {
+            true => written,
+            false => {
+                self.is_suspicious |= written.is_err();
+                Ok(())
+            }
+        }
+    }
+
+    fn synced(&mut self, synced: Result<()>) -> Result<()> {
+        match &mut self.stage {
+            Stage::Accepted(accepted) if !self.offline => {
+                accepted.is_synced = synced.is_ok();
+                Ok(())
+            }
+            _ => synced,
+        }
     }
 
     /// Pushes the transaction. What can be prepared for the steps that follow is: they may not fail.
@@ -316,7 +348,10 @@ impl Hold {
             return Err(unexpected("frames that do not follow the published ones"));
         }
         let frames = Frames::new(log, size, first, &self.numbers, commit.database_size);
-        let state = replica.commit(&self.base, &frames)?;
+        let state = match self.offline {
+            true => replica.commit_here(&self.base, &frames),
+            false => replica.commit(&self.base, &frames),
+        }?;
         drop(reserve);
         self.stage = Stage::Accepted(Accepted {
             state,
@@ -337,9 +372,13 @@ impl Hold {
         if writer.header().mx_frame == commit.frame {
             if self.is_suspicious {
                 writer.repair(log, &start(&accepted.before, writer.header()))?;
-            } else if !accepted.is_synced {
+            } else if !accepted.is_synced && !self.offline {
                 log.sync()?;
             }
+        } else if self.offline {
+            // SQLite has taken it back, and said so: it is not to come back with a recovery.
+            writer.discard_unpublished(log)?;
+            return store.clear_intent();
         } else {
             let (size, database_size) = (self.base.page_size, commit.database_size);
             writer.publish_written(log, size, &self.numbers, database_size)?;

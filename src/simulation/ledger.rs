@@ -49,6 +49,8 @@ pub(super) struct Ledger {
     attempts: BTreeMap<Key, Attempt>,
     /// The deepest content each machine has shown, since its last power loss.
     shown: BTreeMap<usize, (u32, Key)>,
+    /// The machine on which a power loss may take what was shown, beside the primary.
+    pub(super) careless: Option<usize>,
     /// What replicas have shown.
     followed: BTreeMap<Key, usize>,
     /// The content of each position.
@@ -102,7 +104,7 @@ impl Ledger {
         if newest.0 < depth {
             *newest = (depth, key);
         }
-        if machine != super::PRIMARY {
+        if machine != super::PRIMARY && Some(machine) != self.careless {
             self.followed.insert(key, machine);
         }
         Ok(())

@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) network: u64,
     /// SQLite has no memory for a commit once in so many; never for 0.
     pub(super) memory: u64,
+    /// Whether one replica is written offline, and nothing else is written; the primary stays up.
+    pub(super) offline: bool,
     /// Whether commits of SQLite are synced (`synchronous=FULL`).
     pub(super) synced: bool,
     pub(super) write_mode: WriteMode,
@@ -65,6 +67,7 @@ impl Plan {
             disk: random.of(&[0, 0, 0, 100, 500]),
             network: random.of(&[0, 4, 10]),
             memory: random.of(&[0, 0, 5]),
+            offline: false,
             synced: random.once_in(2),
             write_mode: random.of(&[
                 WriteMode::Auto,
@@ -77,6 +80,16 @@ impl Plan {
             faults: u64::MAX,
             bug: None,
             traced: false,
+        }
+    }
+
+    /// The same of a run in which one replica is written offline.
+    pub(super) fn offline(seed: u64) -> Self {
+        Self {
+            offline: true,
+            writers: 0,
+            replicas: 2,
+            ..Self::new(seed)
         }
     }
 

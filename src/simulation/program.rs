@@ -107,7 +107,9 @@ impl Program<'_> {
         let writing = self.replica.as_mut().map(|(_, writing)| writing);
         let mut transaction = Transaction::begin(&mut self.sqlite, writing, lock, base.size)?;
         // What a replica commits is on the primary, however it syncs.
-        let careless = !is_replica && !change.synced;
+        // On a replica it is the primary that syncs, unless it is committed there first.
+        let offline = self.process.with(|state| state.plan.offline);
+        let careless = (!is_replica || offline) && !change.synced;
         let digest = after.digest();
         let attempted = process.with(|state| {
             let depth = state.ledger.transactions(base.digest());

@@ -21,6 +21,20 @@ use crate::replica::writing::Writing;
 /// Where a replica lies on its machine.
 pub(super) const PATH: &str = "/replica.db";
 
+/// The machine whose replica is written, where that is done offline.
+pub(super) const WRITER: usize = 1;
+
+/// What a program does with its replica.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It writes on the primary.
+    Online,
+    /// It writes in the file, and pushes later.
+    Offline,
+    /// It does not write.
+    Follower,
+}
+
 /// How often a sync may fail once nothing goes wrong any more.
 const MOST_FAILURES: usize = 60;
 
@@ -67,6 +81,14 @@ fn lived(process: &Process, task: &mut Task) -> Result<End> {
     let replica = Replica::new(host, path.to_owned(), settings, Some(store))?.with_remote(remote);
     let replica = Arc::new(replica);
     replica.make()?;
+    let role = match process.with(|state| state.plan.offline) {
+        false => Role::Online,
+        true if process.machine_number() == WRITER => Role::Offline,
+        true => Role::Follower,
+    };
+    if role == Role::Offline {
+        replica.set_offline(true)?;
+    }
     process.note(|| "has made its replica".to_owned());
     let mut program = Program {
         process,
@@ -79,7 +101,7 @@ fn lived(process: &Process, task: &mut Task) -> Result<End> {
         if program.random.once_in(15) {
             return Ok(End::Again);
         }
-        let done = step(&mut program, &replica);
+        let done = step(&mut program, &replica, role);
         if let Err(error) = &done {
             check_replica(process, "an operation", error);
         }
@@ -111,14 +133,17 @@ fn look(process: &Process, copies: bool) -> Result<()> {
     }
 }
 
-fn step(program: &mut Program<'_>, replica: &Replica) -> Result<()> {
+fn step(program: &mut Program<'_>, replica: &Replica, role: Role) -> Result<()> {
     match program.random.below(32) {
+        0..16 if role == Role::Follower => sync(program.process, replica),
+        0..4 if role == Role::Offline => push(program.process, replica),
         0..16 => program.write(),
         16..20 => program.read().map(drop),
         20..24 => sync(program.process, replica),
         24..27 => program.sqlite.copy(),
         27 => verify(program.process, replica),
-        28 => replica.discard().map(drop),
+        // What was acknowledged is not thrown away.
+        28 if role != Role::Offline => replica.discard().map(drop),
         _ => {
             let time = program.random.below(1_500_000);
             program.process.sleep(Duration::from_micros(time))
@@ -126,9 +151,19 @@ fn step(program: &mut Program<'_>, replica: &Replica) -> Result<()> {
     }
 }
 
+fn push(process: &Process, replica: &Replica) -> Result<()> {
+    let report = replica.push()?;
+    process.note(|| format!("has pushed from {} to {}", report.from, report.to));
+    Ok(())
+}
+
 fn sync(process: &Process, replica: &Replica) -> Result<()> {
     let report = replica.sync()?;
     process.note(|| format!("has synced from {} to {}", report.from, report.to));
+    if replica.is_offline()? {
+        // The content on record may be a newer one.
+        return Ok(());
+    }
     if let Some(recorded) = replica.recorded_state()? {
         let placed = process.with(|state| state.ledger.place(recorded.position, recorded.content));
         if let Err(reason) = placed {
@@ -192,8 +227,11 @@ pub(super) fn surely(process: &Process, what: &str, mut work: impl FnMut() -> Re
 /// Errors that only a bug makes.
 fn check_replica(process: &Process, what: &str, error: &Error) {
     check(process, what, error);
-    if let Error::Misuse(_) | Error::ReadOnly(_) | Error::CannotOpen(_) | Error::NotADatabase(_) =
-        error
+    if let Error::Misuse(_)
+    | Error::ReadOnly(_)
+    | Error::CannotOpen(_)
+    | Error::Diverged(_)
+    | Error::NotADatabase(_) = error
     {
         process.fail(format!("{what}: {error}"));
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::process::Process;
 use super::random::Random;
 use crate::database::fingerprint::Fingerprint;
+use crate::database::offline::{Base, Epoch, OfflineStore, Outgoing};
 use crate::database::store::{Intent, Progress, Role, State, Store};
 use crate::database::tokens::{Scope, TokenRecord, TokenStore};
 use crate::error::{Error, Result};
@@ -33,6 +34,10 @@ pub(super) struct Content {
     gaps: BTreeSet<u64>,
     fingerprint: Option<(Position, Fingerprint)>,
     peer: Option<PeerId>,
+    offline: bool,
+    base: Option<Base>,
+    dirty: BTreeMap<(u8, u32), Arc<Vec<u8>>>,
+    outgoing: Option<Outgoing>,
 }
 
 /// The file: its newest content, and those before it that a power loss may bring back.
@@ -280,6 +285,7 @@ impl Store for SimulatedStore {
             content.state = None;
             content.intent = None;
             content.progress = None;
+            content.clear_local();
         })
     }
 
@@ -400,5 +406,104 @@ impl TokenStore for SimulatedStore {
 
     fn tokens(&self) -> Result<Vec<TokenRecord>> {
         Ok(Vec::new())
+    }
+}
+
+impl OfflineStore for SimulatedStore {
+    fn is_offline(&self) -> Result<bool> {
+        self.read(|content| content.offline)
+    }
+
+    fn set_offline(&self, on: bool) -> Result<()> {
+        self.change("set offline", |content| content.offline = on)
+    }
+
+    fn base(&self) -> Result<Option<Base>> {
+        self.read(|content| content.base)
+    }
+
+    fn set_base(&self, base: &Base) -> Result<()> {
+        self.change("set base", |content| content.base = Some(*base))
+    }
+
+    fn is_dirty(&self, epoch: Epoch, page: PageNumber) -> Result<bool> {
+        self.read(|content| content.dirty.contains_key(&(epoch as u8, page.get())))
+    }
+
+    fn image(&self, epoch: Epoch, page: PageNumber) -> Result<Option<Vec<u8>>> {
+        self.read(|content| {
+            let image = content.dirty.get(&(epoch as u8, page.get()));
+            image.map(|image| image.to_vec())
+        })
+    }
+
+    fn keep_image(&self, epoch: Epoch, page: PageNumber, image: &[u8]) -> Result<()> {
+        self.change("keep image", |content| {
+            let image = Arc::new(image.to_vec());
+            let before = content.dirty.insert((epoch as u8, page.get()), image);
+            assert!(before.is_none(), "page {page} has an image already");
+        })
+    }
+
+    fn pages_of(&self, epoch: Epoch) -> Result<BTreeSet<PageNumber>> {
+        self.read(|content| {
+            let of_epoch = content.dirty.keys().filter(|(at, _)| *at == epoch as u8);
+            of_epoch
+                .filter_map(|(_, page)| PageNumber::new(*page))
+                .collect()
+        })
+    }
+
+    fn outgoing(&self) -> Result<Option<Outgoing>> {
+        self.read(|content| content.outgoing)
+    }
+
+    fn set_outgoing(&self, outgoing: &Outgoing) -> Result<()> {
+        self.change("set outgoing", |content| {
+            assert!(content.outgoing.is_none(), "a push is under way already");
+            content.outgoing = Some(*outgoing);
+        })
+    }
+
+    fn advance_epoch(&self, base: &Base) -> Result<()> {
+        self.change("advance epoch", |content| {
+            content.base = Some(*base);
+            let dirty = std::mem::take(&mut content.dirty).into_iter();
+            let second = dirty.filter(|((epoch, _), _)| *epoch == Epoch::Push as u8);
+            content.dirty = second
+                .map(|((_, page), image)| ((Epoch::Base as u8, page), image))
+                .collect();
+            content.end_push();
+        })
+    }
+
+    fn merge_epochs(&self, base: &Base) -> Result<()> {
+        self.change("merge epochs", |content| {
+            for ((epoch, page), image) in std::mem::take(&mut content.dirty) {
+                if epoch == Epoch::Base as u8 || page <= base.database_size {
+                    content
+                        .dirty
+                        .entry((Epoch::Base as u8, page))
+                        .or_insert(image);
+                }
+            }
+            content.end_push();
+        })
+    }
+
+    fn clear_local(&self) -> Result<()> {
+        self.change("clear local changes", Content::clear_local)
+    }
+}
+
+impl Content {
+    fn clear_local(&mut self) {
+        self.base = None;
+        self.dirty.clear();
+        self.end_push();
+    }
+
+    fn end_push(&mut self) {
+        self.outgoing = None;
     }
 }

@@ -29,6 +29,15 @@ fn report(plan: &Plan) -> String {
 
 #[test]
 fn invariants_hold() {
+    hold(Plan::new);
+}
+
+#[test]
+fn invariants_of_a_replica_that_is_written_offline_hold() {
+    hold(Plan::offline);
+}
+
+fn hold(plan_of: fn(u64) -> Plan) {
     let (first, count) = match setting("REPLICA_SEED") {
         Some(seed) => (seed, 1),
         None => (
@@ -38,7 +47,7 @@ fn invariants_hold() {
     };
     let (mut totals, mut failed) = (Totals::default(), Vec::new());
     for seed in first..first + count {
-        let mut plan = Plan::new(seed);
+        let mut plan = plan_of(seed);
         plan.traced = count == 1;
         let outcome = run(plan.clone());
         totals.add(&outcome);

@@ -265,7 +265,7 @@ impl World {
     /// Whether a process, or a machine, dies at this step.
     pub(super) fn strike(&self, process: &Process) {
         let state = &mut *self.state.lock();
-        if state.shields > 0 {
+        if state.shields > 0 || state.plan.offline && process.machine_number() == super::PRIMARY {
             return;
         }
         let crash = state.plan.crash;
@@ -278,6 +278,10 @@ impl World {
         let machine = match other {
             true => state.faults.random.below(state.machines.len() as u64) as usize,
             false => own,
+        };
+        let machine = match state.plan.offline && machine == super::PRIMARY {
+            true => own,
+            false => machine,
         };
         if is_power {
             state.note(actor, || {

@@ -237,7 +237,7 @@ impl OpenFile {
             }
             self.base = Some(main.open_base()?.0);
         }
-        main.begin_background()
+        main.begin_following()
     }
 
     fn lock(&mut self, level: c_int) -> c_int {

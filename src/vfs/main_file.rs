@@ -162,12 +162,13 @@ impl MainFile {
         self.writing.as_ref()
     }
 
-    /// At the first access: has the replica followed in the background, where that is asked for.
-    pub fn begin_background(&mut self) -> Result<()> {
+    /// At the first access: has the replica followed as it is asked for.
+    pub fn begin_following(&mut self) -> Result<()> {
         match &self.replica {
             Some(replica) if !self.has_begun => {
+                replica.begin()?;
                 self.has_begun = true;
-                replica.begin_background()
+                Ok(())
             }
             _ => Ok(()),
         }

@@ -119,7 +119,7 @@ fn settings_change_while_a_replica_is_open() {
         "'sync_interval', -1",
         "'sync_url', 'nowhere'",
         "'encryption_key', 'secret'",
-        "'offline', 1",
+        "'offline', 2",
         "'live', 1, 'other'",
     ] {
         let told = replica.refused(&format!("SELECT replica_config({wrong})"));
