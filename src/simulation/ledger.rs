@@ -49,7 +49,8 @@ pub(super) struct Ledger {
     attempts: BTreeMap<Key, Attempt>,
     /// The deepest content each machine has shown, since its last power loss.
     shown: BTreeMap<usize, (u32, Key)>,
-    /// The machine on which a power loss may take what was shown, beside the primary.
+    /// The machine on which a power loss may take what was shown, beside the primary: SQLite shows a
+    /// commit of a process that was killed before it synced.
     pub(super) careless: Option<usize>,
     /// What replicas have shown.
     followed: BTreeMap<Key, usize>,

@@ -100,8 +100,7 @@ fn begin(world: &World, actors: usize) {
     state.busy = actors - 1;
     state.unsettled = actors - 1 - state.plan.writers;
     state.programs = state.unsettled;
-    let offline = state.plan.offline && !state.plan.synced;
-    state.ledger.careless = offline.then_some(replica::WRITER);
+    state.ledger.careless = state.plan.offline.then_some(replica::WRITER);
     make_database(&mut state);
 }
 
