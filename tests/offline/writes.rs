@@ -439,14 +439,13 @@ fn processes_share_a_replica_that_is_written_offline() {
         host.open("main", &name);
         host.sql("main", "SELECT count(*) FROM note");
     }
-    hosts[0].repeat(
-        "main",
-        "UPDATE note SET text = 'zero ' || random() WHERE id = 1 + abs(random() % 400)",
-    );
-    hosts[1].repeat(
-        "main",
-        "UPDATE note SET text = 'one ' || random() WHERE id = 401 + abs(random() % 400)",
-    );
+    // Without pauses one would hardly ever find the write lock free when SQLite's busy handler looks.
+    for (host, name, first) in [(0, "zero", 1), (1, "one", 401)] {
+        let sql = format!(
+            "UPDATE note SET text = '{name} ' || random() WHERE id = {first} + abs(random() % 400)"
+        );
+        hosts[host].repeat_with_pauses("main", &sql, 5);
+    }
     hosts[2].repeat_with_pauses("main", "SELECT replica_push()", 20);
     std::thread::sleep(Duration::from_secs(5));
     let counted: Vec<_> = hosts.iter_mut().map(Host::stop).collect();
