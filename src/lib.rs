@@ -19,6 +19,7 @@ pub mod position;
 pub mod primary;
 pub mod remote;
 pub mod replica;
+pub mod rows;
 #[cfg(test)]
 mod simulation;
 pub mod vfs;
