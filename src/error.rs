@@ -143,6 +143,9 @@ pub enum Error {
     /// Local changes and those of the remote exclude each other.
     #[error("{0}")]
     Diverged(String),
+    /// What both sides wrote breaks a constraint once it is put together.
+    #[error("{0}")]
+    Constraint(String),
     /// Whether a transaction was committed is not known.
     #[error("{0}")]
     Unknown(String),
@@ -169,6 +172,7 @@ impl Error {
             Error::About { error, .. } => error.code(),
             Error::Busy(_) | Error::Unreachable { .. } => sqlite::SQLITE_BUSY,
             Error::Conflict(_) => sqlite::SQLITE_BUSY_SNAPSHOT,
+            Error::Constraint(_) => sqlite::SQLITE_CONSTRAINT,
             Error::Unknown(_) => sqlite::SQLITE_IOERR,
             Error::Locked(_) => sqlite::SQLITE_LOCKED,
             Error::Statement { code, .. } => *code,

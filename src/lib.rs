@@ -13,6 +13,7 @@ pub mod ffi;
 pub mod functions;
 pub mod last_error;
 pub mod logging;
+pub mod merge;
 pub mod page;
 mod planted;
 pub mod position;

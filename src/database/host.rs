@@ -9,9 +9,13 @@ use super::connection::Connection;
 use super::fingerprint::Fingerprint;
 use super::paths;
 use super::store::Store;
+use super::views::Views;
 use crate::crypt::cipher::Algorithm;
 use crate::crypt::key::{Keys, Secret};
 use crate::error::{Error, Result};
+use crate::merge::{self, Merged, Policy, States};
+use crate::page::PageNumber;
+use crate::rows::view::View;
 use crate::wal::{LogFile, SharedIndex};
 
 /// An open database with its log, SHARED-locked as long as this lives: nobody removes the log
@@ -71,6 +75,34 @@ pub trait Host: Send + Sync {
             "{}: no SQL is run here",
             path.display()
         )))
+    }
+    /// Opens states of the database at `path` for SQL: `main`, to be written to, and others under the
+    /// name of their schema, to be read. Nothing of the database itself is touched. What is too much for
+    /// memory lies beside it, in files without a name.
+    fn open_views(
+        &self,
+        path: &Path,
+        main: &Arc<dyn View>,
+        others: &[(&str, Arc<dyn View>)],
+    ) -> Result<Box<dyn Views>>;
+    /// Merges states of the database at `path` by rows, and hands every page of what comes out that is
+    /// another one than the remote's, or may be, to `take`. Returns the size of that in pages as well.
+    fn merge(
+        &self,
+        path: &Path,
+        states: &States,
+        policy: Policy,
+        take: &mut dyn FnMut(PageNumber, &[u8]) -> Result<()>,
+    ) -> Result<(Merged, u32)> {
+        let others = [
+            ("base", Arc::clone(&states.base)),
+            ("local", Arc::clone(&states.local)),
+            ("remote", Arc::clone(&states.remote)),
+        ];
+        let views = self.open_views(path, &states.remote, &others)?;
+        let merged = merge::merge(views.connection(), states, policy)?;
+        let size = views.written(take)?;
+        Ok((merged, size))
     }
     /// Opens the state store of the database at `path`, creating an empty one where there is none.
     fn open_store(&self, path: &Path) -> Result<Box<dyn Store>>;

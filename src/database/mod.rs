@@ -20,3 +20,4 @@ pub mod sqlite_store;
 pub mod store;
 pub mod tokens;
 pub mod unchanged;
+pub mod views;

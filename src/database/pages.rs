@@ -97,6 +97,11 @@ impl Pages {
         self.places().map(|(number, _)| number)
     }
 
+    /// A page, where it is one of them.
+    pub fn get(&self, number: PageNumber) -> Option<Result<Cow<'_, [u8]>>> {
+        self.slot(number).map(|slot| self.read(slot))
+    }
+
     /// The pages, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Result<(PageNumber, Cow<'_, [u8]>)>> {
         self.places()
@@ -241,6 +246,10 @@ pub(crate) mod tests {
             pages.cut(size);
             model.retain(|n, _| *n <= size);
             prop_assert_eq!(pages.len(), model.len());
+            for n in 1..70 {
+                let found = pages.get(number(n)).map(|page| page.unwrap().into_owned());
+                prop_assert_eq!(found.as_ref(), model.get(&n));
+            }
             prop_assert_eq!(pages.is_empty(), model.is_empty());
             prop_assert_eq!(pages.numbers().map(PageNumber::get).collect::<Vec<_>>(), model.keys().copied().collect::<Vec<_>>());
             prop_assert_eq!(content(&pages), model.into_iter().collect::<Vec<_>>());

@@ -16,7 +16,9 @@ use crate::database::connection::Connection;
 use crate::database::host::{DatabaseFiles, Host, ProcessLock, Spool};
 use crate::database::paths;
 use crate::database::store::Store;
+use crate::database::views::Views;
 use crate::error::{Error, Result};
+use crate::rows::view::View;
 
 /// The host.
 pub(super) struct SimulatedHost(pub(super) Process);
@@ -73,6 +75,15 @@ impl Host for SimulatedHost {
         Ok(Box::new(std::cell::RefCell::new(Sqlite::open(
             &self.0, path, true,
         )?)))
+    }
+
+    fn open_views(
+        &self,
+        _: &Path,
+        _: &Arc<dyn View>,
+        _: &[(&str, Arc<dyn View>)],
+    ) -> Result<Box<dyn Views>> {
+        Err(Error::Misuse("no SQL is run here".to_owned()))
     }
 
     fn open_store(&self, path: &Path) -> Result<Box<dyn Store>> {

@@ -1,10 +1,10 @@
 //! The engine's host: the SQLite this extension is loaded into.
 
 use std::cell::Cell;
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use libsqlite3_sys as sqlite;
 use super::base::BaseVfs;
 use super::files::{OwnFile, OwnIndex};
 use super::memory::directory::{self, Making};
+use super::memory::views::{self, OpenViews};
 use super::register;
 use super::sealed::{SealedContent, SealedOwnLog, SealedScratch};
 use super::{stamp, unlock};
@@ -24,12 +25,15 @@ use crate::database::connection::Connection;
 use crate::database::fingerprint::Fingerprint;
 use crate::database::host::{DatabaseFiles, Host, ProcessLock, Reserve, Spool};
 use crate::database::lock_file::LockFile;
+use crate::database::pages::Room;
 use crate::database::sqlite_connection::SqliteConnection;
 use crate::database::sqlite_store::SqliteStore;
 use crate::database::store::Store;
+use crate::database::views::Views;
 use crate::database::{keys, paths};
 use crate::error::{Error, Result, StoreContext};
 use crate::ffi;
+use crate::rows::view::View;
 
 /// How often an internal connection tries to get a lock that someone else has, and the time between:
 /// ten seconds together. SQLite's own handler rests for longer and longer, and hardly ever meets the
@@ -47,6 +51,7 @@ pub fn opening_internally() -> bool {
 }
 
 /// The host's SQLite, through its default VFS; without files for databases in memory.
+#[derive(Clone)]
 pub struct SqliteHost {
     vfs: BaseVfs,
     memory: BaseVfs,
@@ -78,44 +83,97 @@ impl SqliteHost {
             .ok_or_else(|| {
                 Error::CannotOpen(format!("{} is no file name for SQLite", path.display()))
             })?;
-        let connection = self.open_raw(path, &name)?;
+        // A private cache: a host with a shared one would deadlock on itself here.
+        let flags = sqlite::SQLITE_OPEN_READWRITE
+            | sqlite::SQLITE_OPEN_CREATE
+            | sqlite::SQLITE_OPEN_PRIVATECACHE
+            | sqlite::SQLITE_OPEN_FULLMUTEX;
+        // An encrypted file is opened through our own VFS, which finds the keys.
+        let own = self.vfs_of(path);
+        let vfs = match keys::find(path) {
+            Some(_) => register::C_NAME,
+            None => own.name(),
+        };
+        let connection = open_internally(path, &name, flags, vfs)?;
         connection
             .busy_handler(Some(try_again))
             .during("open an internal connection")?;
         Ok(connection)
     }
 
-    fn open_raw(&self, path: &Path, name: &CString) -> Result<rusqlite::Connection> {
-        // A private cache: a host with a shared one would deadlock on itself here.
-        let flags = sqlite::SQLITE_OPEN_READWRITE
-            | sqlite::SQLITE_OPEN_CREATE
-            | sqlite::SQLITE_OPEN_PRIVATECACHE
-            | sqlite::SQLITE_OPEN_FULLMUTEX;
-        let vfs = self.vfs_of(path);
-        // An encrypted file is opened through our own VFS, which finds the keys.
-        let vfs = match keys::find(path) {
-            Some(_) => register::C_NAME,
-            None => vfs.name(),
+    /// Gives states of a database names, and opens them.
+    fn open_named(
+        &self,
+        path: &Path,
+        main: &Arc<dyn View>,
+        others: &[(&str, Arc<dyn View>)],
+    ) -> Result<OpenViews> {
+        let name_of = |view: &Arc<dyn View>| {
+            let scratch = Scratch {
+                host: self.clone(),
+                path: paths::batch(path),
+            };
+            views::Name::of(view, Box::new(scratch))
         };
-        let mut db = std::ptr::null_mut();
-        INTERNAL.with(|internal| internal.set(true));
-        // SAFETY: name and VFS name are NUL-terminated, `db` lives across the call.
-        let code = unsafe { sqlite::sqlite3_open_v2(name.as_ptr(), &mut db, flags, vfs.as_ptr()) };
-        INTERNAL.with(|internal| internal.set(false));
-        if code != sqlite::SQLITE_OK {
-            // SAFETY: a failed open still returns a handle that must be closed; null is allowed.
-            unsafe { sqlite::sqlite3_close(db) };
-            return Err(Error::Io {
-                action: "open",
-                path: path.display().to_string(),
-                code,
-            });
+        let main = name_of(main)?;
+        let name = CString::new(main.as_str())
+            .map_err(|_| Error::Internal("a view's name has a NUL byte".to_owned()))?;
+        let flags = sqlite::SQLITE_OPEN_READWRITE
+            | sqlite::SQLITE_OPEN_PRIVATECACHE
+            | sqlite::SQLITE_OPEN_FULLMUTEX
+            | sqlite::SQLITE_OPEN_URI;
+        let connection = open_internally(path, &name, flags, self.memory.name())?;
+        let vfs = self.memory.name().to_string_lossy();
+        let mut names = Vec::new();
+        for (schema, view) in others {
+            let name = name_of(view)?;
+            let uri = format!("file:{}?vfs={vfs}&mode=ro&cache=private", name.as_str());
+            connection
+                .execute(&format!("ATTACH ?1 AS \"{schema}\""), [uri])
+                .during("open a state of the database")?;
+            names.push(name);
         }
-        // SAFETY: the handle is open and used by nobody else yet.
-        unsafe { sqlite::sqlite3_extended_result_codes(db, 1) };
-        // SAFETY: the handle is open and owned by nobody else.
-        unsafe { rusqlite::Connection::from_handle_owned(db) }.during("open an internal connection")
+        Ok(OpenViews::new(connection, main, names))
     }
+}
+
+/// Room beside a database for pages that are too many.
+struct Scratch {
+    host: SqliteHost,
+    path: PathBuf,
+}
+
+impl Room for Scratch {
+    fn scratch(&self) -> Result<Box<dyn Spool>> {
+        self.host.open_scratch(&self.path)
+    }
+}
+
+/// A connection that our automatic extension leaves alone.
+fn open_internally(
+    path: &Path,
+    name: &CString,
+    flags: c_int,
+    vfs: &CStr,
+) -> Result<rusqlite::Connection> {
+    let mut db = std::ptr::null_mut();
+    INTERNAL.with(|internal| internal.set(true));
+    // SAFETY: name and VFS name are NUL-terminated, `db` lives across the call.
+    let code = unsafe { sqlite::sqlite3_open_v2(name.as_ptr(), &mut db, flags, vfs.as_ptr()) };
+    INTERNAL.with(|internal| internal.set(false));
+    if code != sqlite::SQLITE_OK {
+        // SAFETY: a failed open still returns a handle that must be closed; null is allowed.
+        unsafe { sqlite::sqlite3_close(db) };
+        return Err(Error::Io {
+            action: "open",
+            path: path.display().to_string(),
+            code,
+        });
+    }
+    // SAFETY: the handle is open and used by nobody else yet.
+    unsafe { sqlite::sqlite3_extended_result_codes(db, 1) };
+    // SAFETY: the handle is open and owned by nobody else.
+    unsafe { rusqlite::Connection::from_handle_owned(db) }.during("open an internal connection")
 }
 
 impl Host for SqliteHost {
@@ -182,6 +240,15 @@ impl Host for SqliteHost {
 
     fn connect_for_sql(&self, path: &Path) -> Result<rusqlite::Connection> {
         self.open_patient(path)
+    }
+
+    fn open_views(
+        &self,
+        path: &Path,
+        main: &Arc<dyn View>,
+        others: &[(&str, Arc<dyn View>)],
+    ) -> Result<Box<dyn Views>> {
+        Ok(Box::new(self.open_named(path, main, others)?))
     }
 
     fn open_store(&self, path: &Path) -> Result<Box<dyn Store>> {

@@ -1,20 +1,18 @@
-//! The bytes of a file in memory.
+//! Bytes in memory, in chunks.
+
+use super::content::NoMemory;
 
 /// Bytes of a chunk. A file that grows moves none of what it has.
 const CHUNK: usize = 1 << 16;
 
-/// There is no memory for what is to be written.
-#[derive(Debug)]
-pub struct NoMemory;
-
 /// Bytes in chunks; behind the end everything reads as zero.
 #[derive(Default)]
-pub struct Content {
+pub struct Chunks {
     chunks: Vec<Vec<u8>>,
     size: u64,
 }
 
-impl Content {
+impl Chunks {
     /// Size in bytes.
     pub fn size(&self) -> u64 {
         self.size
@@ -124,7 +122,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_row_of_bytes(calls in prop::collection::vec(call(), 1..40)) {
-            let (mut content, mut model) = (Content::default(), Vec::new());
+            let (mut content, mut model) = (Chunks::default(), Vec::new());
             for call in calls {
                 match call {
                     Call::Write(offset, data) => {
@@ -154,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_no_machine_has_is_refused() {
-        let mut content = Content::default();
+        let mut content = Chunks::default();
         assert!(content.write(&[1], u64::MAX - 1).is_err());
         assert!(content.truncate(u64::MAX).is_err());
         assert_eq!(content.size(), 0);

@@ -116,6 +116,23 @@ pub fn open(path: &str, creates: bool, is_new: bool) -> Option<Arc<Inode>> {
     }
 }
 
+/// Makes a file of this content; false where there is one of that name.
+pub fn make(name: &str, content: Content) -> bool {
+    let mut directory = directory();
+    let is_new = !directory.files.contains_key(name);
+    if is_new {
+        let state = State {
+            content,
+            ..State::default()
+        };
+        let inode = Inode {
+            state: Mutex::new(state),
+        };
+        directory.files.insert(name.to_owned(), Arc::new(inode));
+    }
+    is_new
+}
+
 /// Whether there is a file of that name.
 pub fn exists(path: &str) -> bool {
     directory().files.contains_key(name(path))

@@ -7,7 +7,7 @@ use std::sync::atomic::{Ordering, fence};
 use libsqlite3_sys as sqlite;
 use sqlite::{sqlite3_file, sqlite3_int64, sqlite3_io_methods};
 
-use super::content::NoMemory;
+use super::content::{Failure, NoMemory};
 use super::directory::{Inode, Region};
 use super::locks::{Held, Level};
 use crate::ffi::guard;
@@ -144,10 +144,11 @@ impl Drop for OpenFile {
     }
 }
 
-fn code_of(result: Result<(), NoMemory>) -> c_int {
+fn code_of(result: Result<(), Failure>, failed: c_int) -> c_int {
     match result {
         Ok(()) => sqlite::SQLITE_OK,
-        Err(NoMemory) => sqlite::SQLITE_IOERR_NOMEM,
+        Err(Failure::NoMemory) => sqlite::SQLITE_IOERR_NOMEM,
+        Err(Failure::Beneath) => failed,
     }
 }
 
@@ -174,10 +175,10 @@ unsafe extern "C" fn read(
         // SAFETY: the buffer has `amount` bytes.
         let buffer =
             unsafe { std::slice::from_raw_parts_mut(buffer.cast::<u8>(), amount as usize) };
-        let there = open.inode.state.lock().content.read(buffer, offset as u64);
-        match there == buffer.len() {
-            true => sqlite::SQLITE_OK,
-            false => sqlite::SQLITE_IOERR_SHORT_READ,
+        let read = open.inode.state.lock().content.read(buffer, offset as u64);
+        match read {
+            Ok(there) if there < buffer.len() => sqlite::SQLITE_IOERR_SHORT_READ,
+            read => code_of(read.map(drop), sqlite::SQLITE_IOERR_READ),
         }
     })
 }
@@ -193,7 +194,8 @@ unsafe extern "C" fn write(
         let open = unsafe { opened(file) };
         // SAFETY: SQLite's data has `amount` bytes.
         let data = unsafe { std::slice::from_raw_parts(data.cast(), amount as usize) };
-        code_of(open.inode.state.lock().content.write(data, offset as u64))
+        let written = open.inode.state.lock().content.write(data, offset as u64);
+        code_of(written, sqlite::SQLITE_IOERR_WRITE)
     })
 }
 
@@ -201,7 +203,8 @@ unsafe extern "C" fn truncate(file: *mut sqlite3_file, size: sqlite3_int64) -> c
     guard(sqlite::SQLITE_IOERR_TRUNCATE, || {
         // SAFETY: SQLite's call on an open file of ours.
         let open = unsafe { opened(file) };
-        code_of(open.inode.state.lock().content.truncate(size as u64))
+        let cut = open.inode.state.lock().content.truncate(size as u64);
+        code_of(cut, sqlite::SQLITE_IOERR_TRUNCATE)
     })
 }
 

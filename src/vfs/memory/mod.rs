@@ -4,10 +4,13 @@
 //! that SQLite's WAL mode needs: locks, and a shared index. (SQLite's own `memdb` has none.) Names are
 //! seen by all connections of the process; a fork's child begins without any.
 
+mod chunks;
 pub mod content;
 pub mod directory;
 mod file;
 pub mod locks;
+mod overlay;
+pub mod views;
 
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
