@@ -12,6 +12,7 @@ use rusqlite::params;
 use super::sqlite_store::{SqliteStore, content, position};
 use super::store::{State, Store};
 use crate::error::Result;
+use crate::merge::Conflict;
 use crate::page::{ContentDigest, PageNumber};
 use crate::position::{Nonce, Position};
 
@@ -41,6 +42,19 @@ pub struct Outgoing {
     pub transactions: u64,
 }
 
+/// A rebase that is about to enter the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rebased {
+    /// The remote's position, which the local content is to be based on.
+    pub position: Position,
+    /// Size of the remote's state in pages.
+    pub database_size: u32,
+    /// Digest of the remote's state.
+    pub content: ContentDigest,
+    /// Digest of the local content it leads to.
+    pub local: ContentDigest,
+}
+
 /// Since when an image is needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Epoch {
@@ -48,6 +62,8 @@ pub enum Epoch {
     Base = 1,
     /// Since a push was begun.
     Push = 2,
+    /// Since the base of a rebase that is about to enter the log.
+    Rebase = 3,
 }
 
 impl Epoch {
@@ -85,8 +101,20 @@ pub trait OfflineStore {
     fn advance_epoch(&self, base: &Base) -> Result<()>;
     /// The push was refused: images of the second epoch lead back to the base where the first has none.
     fn merge_epochs(&self, base: &Base) -> Result<()>;
-    /// The local content is the remote's: forgets base, images and push.
+    /// The local content is the remote's: forgets base, images, push, rebase and conflicts.
     fn clear_local(&self) -> Result<()>;
+    /// The rebase that is about to enter the log.
+    fn rebased(&self) -> Result<Option<Rebased>>;
+    /// Records one, beside its images.
+    fn set_rebased(&self, rebased: &Rebased) -> Result<()>;
+    /// It has entered: its images lead back to the new base, all others have served.
+    fn advance_rebased(&self, base: &Base) -> Result<()>;
+    /// It has not, and will not.
+    fn clear_rebased(&self) -> Result<()>;
+    /// The rows that were in the way of the newest rebase.
+    fn conflicts(&self) -> Result<Vec<Conflict>>;
+    /// Records them in place of others.
+    fn set_conflicts(&self, conflicts: &[Conflict]) -> Result<()>;
 }
 
 impl dyn Store + '_ {
@@ -210,6 +238,7 @@ impl OfflineStore for SqliteStore {
     }
 
     fn advance_epoch(&self, base: &Base) -> Result<()> {
+        self.clear_rebased()?;
         self.set_base(base)?;
         self.change("DELETE FROM dirty WHERE place < ?1", [Epoch::Push.place(0)])?;
         self.change("UPDATE dirty SET place = place - (1 << 32)", [])?;
@@ -223,13 +252,90 @@ impl OfflineStore for SqliteStore {
             [Epoch::Push.place(0), Epoch::Push.place(base.database_size)],
         )?;
         self.change("DELETE FROM dirty WHERE place > ?1", [Epoch::Push.place(0)])?;
+        self.change("DELETE FROM rebased", [])?;
         self.end_push()
     }
 
     fn clear_local(&self) -> Result<()> {
         self.change("DELETE FROM base", [])?;
         self.change("DELETE FROM dirty", [])?;
+        self.change("DELETE FROM rebased", [])?;
+        self.change("DELETE FROM conflicts", [])?;
         self.end_push()
+    }
+
+    fn rebased(&self) -> Result<Option<Rebased>> {
+        let sql = "SELECT lsn, id, database_size, content, local FROM rebased";
+        let found = self.rows(sql, [], |row| {
+            Ok(Rebased {
+                position: position(row)?,
+                database_size: row.get(2)?,
+                content: content(row)?,
+                local: row.get(4).map(ContentDigest::from_bytes)?,
+            })
+        })?;
+        Ok(found.first().copied())
+    }
+
+    fn set_rebased(&self, rebased: &Rebased) -> Result<()> {
+        self.change(
+            "REPLACE INTO rebased (one, lsn, id, database_size, content, local)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+            params![
+                rebased.position.lsn.0,
+                rebased.position.id.0,
+                rebased.database_size,
+                rebased.content.to_bytes(),
+                rebased.local.to_bytes(),
+            ],
+        )
+    }
+
+    fn advance_rebased(&self, base: &Base) -> Result<()> {
+        self.set_base(base)?;
+        let first = Epoch::Rebase.place(0);
+        self.change("DELETE FROM dirty WHERE place < ?1", [first])?;
+        self.change("UPDATE dirty SET place = place - (2 << 32)", [])?;
+        self.change("DELETE FROM rebased", [])?;
+        self.change("DELETE FROM conflicts", [])?;
+        self.end_push()
+    }
+
+    fn clear_rebased(&self) -> Result<()> {
+        let first = Epoch::Rebase.place(0);
+        self.change("DELETE FROM dirty WHERE place > ?1", [first])?;
+        self.change("DELETE FROM rebased", [])
+    }
+
+    fn conflicts(&self) -> Result<Vec<Conflict>> {
+        let sql = "SELECT tbl_name, key, base, local, remote FROM conflicts ORDER BY number";
+        self.rows(sql, [], |row| {
+            Ok(Conflict {
+                table: row.get(0)?,
+                key: row.get(1)?,
+                base: row.get(2)?,
+                local: row.get(3)?,
+                remote: row.get(4)?,
+            })
+        })
+    }
+
+    fn set_conflicts(&self, conflicts: &[Conflict]) -> Result<()> {
+        self.change("DELETE FROM conflicts", [])?;
+        for conflict in conflicts {
+            self.change(
+                "INSERT INTO conflicts (tbl_name, key, base, local, remote)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![
+                    conflict.table,
+                    conflict.key,
+                    conflict.base,
+                    conflict.local,
+                    conflict.remote
+                ],
+            )?;
+        }
+        Ok(())
     }
 }
 

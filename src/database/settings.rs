@@ -10,6 +10,7 @@ use super::store::Store;
 use crate::crypt::cipher::Algorithm;
 use crate::crypt::key::Secret;
 use crate::error::{Error, Result};
+use crate::merge::Policy;
 
 /// Names a URI, `replica_configure` or the environment may give.
 pub const NAMES: [&str; 15] = [
@@ -122,6 +123,9 @@ pub struct Settings {
     pub storage: Option<Storage>,
     /// Who may be in the way of a write.
     pub write_mode: Option<WriteMode>,
+    /// What becomes of rows that both sides changed, where local changes are put on top of newer ones of
+    /// the remote; without it that is never done unasked.
+    pub on_conflict: Option<Policy>,
     /// Whether `replica_exec` returns only when the local file holds what it did.
     pub read_your_writes: Option<bool>,
     /// Whether a long transfer shows on the terminal how far it is.
@@ -129,7 +133,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Takes one value; refuses names and values that are unknown or not built yet.
+    /// Takes one value; refuses names and values that are unknown.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
         match name {
             "sync_url" => self.sync_url = Some(value.trim_end_matches('/').to_owned()),
@@ -148,12 +152,7 @@ impl Settings {
             "read_your_writes" => self.read_your_writes = Some(switch(name, value)?),
             "progress" => self.progress = Some(switch(name, value)?),
             "storage" => self.storage = Some(Storage::parse(value)?),
-            name if NAMES.contains(&name) => {
-                return Err(Error::CannotOpen(format!(
-                    "{name}={} is not built yet",
-                    shown(name, value)
-                )));
-            }
+            "on_conflict" => self.on_conflict = Some(Policy::parse(value)?),
             _ => return Err(unknown(name)),
         }
         Ok(())
@@ -173,6 +172,7 @@ impl Settings {
             ca_file: None,
             storage: None,
             write_mode: None,
+            on_conflict: None,
             read_your_writes: None,
             progress: None,
         } = self
@@ -234,6 +234,7 @@ impl Settings {
             "live",
             "ca_file",
             "write_mode",
+            "on_conflict",
             "read_your_writes",
             "progress",
         ];
@@ -259,6 +260,7 @@ impl Settings {
             "offline" => self.offline.map(switch),
             "ca_file" => self.ca_file.as_ref().and_then(file),
             "write_mode" => self.write_mode.map(|mode| mode.word().to_owned()),
+            "on_conflict" => self.on_conflict.map(|policy| policy.word().to_owned()),
             "read_your_writes" => self.read_your_writes.map(switch),
             "progress" => self.progress.map(switch),
             "cipher" => self.cipher.map(|cipher| cipher.name().to_owned()),
@@ -295,6 +297,7 @@ impl Settings {
             ca_file: self.ca_file.or(other.ca_file),
             storage: self.storage.or(other.storage),
             write_mode: self.write_mode.or(other.write_mode),
+            on_conflict: self.on_conflict.or(other.on_conflict),
             read_your_writes: self.read_your_writes.or(other.read_your_writes),
             progress: self.progress.or(other.progress),
         }
@@ -396,20 +399,12 @@ fn ca_file(value: &str) -> Result<PathBuf> {
     })
 }
 
-/// Secrets do not get into messages.
-fn shown<'a>(name: &str, value: &'a str) -> &'a str {
-    match name {
-        "encryption_key" | "auth_token" => "…",
-        _ => value,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn json_gives_settings_and_refuses_what_is_not_built() {
+    fn json_gives_settings_and_refuses_what_is_none() {
         let settings =
             Settings::from_json(r#"{"sync_url": "http://127.0.0.1:1/app/", "sync_timeout": 3}"#)
                 .unwrap();
@@ -422,7 +417,7 @@ mod tests {
             r#"{"sync_interval": -1}"#,
             r#"{"sync_interval": "often"}"#,
             r#"{"offline": 2}"#,
-            r#"{"on_conflict": "local"}"#,
+            r#"{"on_conflict": "both"}"#,
             "[]",
         ] {
             assert!(Settings::from_json(wrong).is_err(), "{wrong}");

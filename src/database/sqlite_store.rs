@@ -18,12 +18,13 @@ use crate::wire::PeerId;
 
 const SCHEMA: &str = include_str!("../../sql/state.sql");
 /// What later versions change, the second first.
-const CHANGES: [&str; 3] = [
+const CHANGES: [&str; 4] = [
     include_str!("../../sql/state-2.sql"),
     include_str!("../../sql/state-3.sql"),
     include_str!("../../sql/state-4.sql"),
+    include_str!("../../sql/state-5.sql"),
 ];
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 /// Changed pages from which the page map is read in its own order.
 const MANY_PAGES: u32 = 8192;

@@ -1,6 +1,7 @@
 //! The SQL functions and tables: arguments in, JSON out.
 
 mod call;
+mod changes;
 mod exec;
 mod key;
 mod peers;
@@ -22,6 +23,7 @@ static FUNCTIONS: &[Function] = &[
     // Any number of arguments.
     Function::new(c"replica_exec", 0..=usize::MAX, exec::exec),
     Function::new(c"replica_wait", 2..=3, sync::wait),
+    Function::new(c"replica_rebase", 0..=2, sync::rebase),
     Function::new(c"replica_discard", 0..=1, sync::discard),
     Function::new(c"replica_position", 0..=1, sync::position),
     Function::new(c"replica_verify", 0..=1, sync::verify),
@@ -45,5 +47,7 @@ pub fn define_all(db: *mut sqlite3) -> Result<()> {
         function.define(db)?;
     }
     table::define::<status::StatusRows>(db, "replica_status")?;
-    table::define::<peers::PeerRows>(db, "replica_peers")
+    table::define::<peers::PeerRows>(db, "replica_peers")?;
+    table::define::<changes::ChangeRows>(db, "replica_changes")?;
+    table::define::<changes::ConflictRows>(db, "replica_conflicts")
 }

@@ -18,7 +18,7 @@ impl Rows for PeerRows {
         waiting INTEGER, bytes_sent INTEGER, bytes_received INTEGER";
 
     /// One row for each replica that follows a schema of the connection.
-    fn rows(connection: HostConnection) -> Result<Vec<Row>> {
+    fn rows(connection: HostConnection, _: Option<&str>) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         for schema in connection.schemas()? {
             let served = connection.path(&schema).and_then(|path| serve::find(&path));

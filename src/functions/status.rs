@@ -39,11 +39,11 @@ impl Rows for StatusRows {
     page_size INTEGER, database_size INTEGER, wal_bytes INTEGER, \
     sync_interval REAL, live INTEGER, write_mode TEXT, background TEXT, \
     transfer TEXT, transfer_pages INTEGER, transfer_total INTEGER, transfer_bytes INTEGER, \
-    offline INTEGER, pending_transactions INTEGER, pending_pages INTEGER, pending_bytes INTEGER";
+    offline INTEGER, pending_transactions INTEGER, pending_pages INTEGER, pending_bytes INTEGER, pending_rows INTEGER";
 
     /// One row for each replicated schema of the connection, and for each other replica of the process
     /// that is being made: whoever has that attached waits until it is.
-    fn rows(connection: HostConnection) -> Result<Vec<Row>> {
+    fn rows(connection: HostConnection, _: Option<&str>) -> Result<Vec<Row>> {
         let (mut rows, mut paths) = (Vec::new(), Vec::new());
         for schema in connection.schemas()? {
             if let Some(path) = connection.path(&schema) {
@@ -129,6 +129,7 @@ fn replica_row(schema: Value, replica: &Replica) -> Result<Row> {
         unpushed.transactions.into(),
         unpushed.pages.into(),
         (unpushed.pages * u64::from(page_size)).into(),
+        pending_rows(replica).into(),
     ])
 }
 
@@ -170,5 +171,15 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Row>> {
         Value::Null,
         Value::Null,
         Value::Null,
+        Value::Null,
     ]))
+}
+
+/// `None` where they cannot be told apart: the reason is what `replica_changes` says.
+fn pending_rows(replica: &Replica) -> Option<u64> {
+    let counted = replica.pending_rows();
+    if let Err(error) = &counted {
+        log::debug!(target: "replica", "{}: {error}", replica.path().display());
+    }
+    counted.ok()
 }

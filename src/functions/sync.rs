@@ -11,6 +11,7 @@ use crate::database::paths;
 use crate::database::settings::Settings;
 use crate::database::store::Role;
 use crate::error::{Error, Result};
+use crate::merge::Policy;
 use crate::primary::serve;
 use crate::replica::follower::Replica;
 use crate::replica::registry;
@@ -69,6 +70,14 @@ pub fn wait(call: &Call<'_>) -> Result<Option<String>> {
 pub fn discard(call: &Call<'_>) -> Result<Option<String>> {
     call.refuse_in_write("replica_discard")?;
     json(&replica(call, 0)?.discard()?)
+}
+
+/// `replica_rebase([policy [, schema]])`
+pub fn rebase(call: &Call<'_>) -> Result<Option<String>> {
+    call.refuse_in_write("replica_rebase")?;
+    let policy = call.optional_text(0)?;
+    let policy = policy.map(|word| Policy::parse(&word)).transpose()?;
+    json(&replica(call, 1)?.rebase(policy)?)
 }
 
 /// `replica_position([schema])`

@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use sqlite_loadable::api;
 use sqlite_loadable::ext::{sqlite3, sqlite3_context, sqlite3_value};
 use sqlite_loadable::table::{
-    BestIndexError, IndexInfo, VTab, VTabArguments, VTabCursor, define_table_function,
+    BestIndexError, Constraint, ConstraintOperator, IndexInfo, VTab, VTabArguments, VTabCursor,
+    define_table_function,
 };
 
 use crate::error::{Error, Result};
@@ -32,8 +33,11 @@ pub trait Rows {
     /// Its columns as SQL: `name TYPE, …`.
     const COLUMNS: &'static str;
 
-    /// All rows, as they are seen by a connection.
-    fn rows(connection: HostConnection) -> Result<Vec<Row>>;
+    /// The number of the column by which it takes an argument, hidden and behind all others.
+    const ARGUMENT: Option<i32> = None;
+
+    /// All rows, as they are seen by a connection; with the argument as text, where one is given.
+    fn rows(connection: HostConnection, argument: Option<&str>) -> Result<Vec<Row>>;
 }
 
 /// Defines a table on a connection.
@@ -68,7 +72,26 @@ impl<'vtab, R: Rows + 'static> VTab<'vtab> for Table<R> {
     }
 
     fn best_index(&self, mut info: IndexInfo) -> core::result::Result<(), BestIndexError> {
-        info.set_estimated_cost(10.0);
+        let mut cost = 10.0;
+        if let Some(column) = R::ARGUMENT {
+            let is_argument = |constraint: &Constraint| {
+                constraint.column_idx() == column
+                    && matches!(constraint.op(), Some(ConstraintOperator::EQ))
+            };
+            for mut constraint in info.constraints() {
+                match is_argument(&constraint) {
+                    true if constraint.usable() => {
+                        constraint.set_argv_index(1);
+                        constraint.set_omit(true);
+                    }
+                    // It comes from a table that is not read yet.
+                    true => return Err(BestIndexError::Constraint),
+                    false => {}
+                }
+            }
+            cost = 1000.0;
+        }
+        info.set_estimated_cost(cost);
         info.set_estimated_rows(2);
         Ok(())
     }
@@ -99,10 +122,14 @@ impl<R: Rows> VTabCursor for Cursor<'_, R> {
         &mut self,
         _number: i32,
         _text: Option<&str>,
-        _values: &[*mut sqlite3_value],
+        values: &[*mut sqlite3_value],
     ) -> sqlite_loadable::Result<()> {
         let connection = self.connection;
-        let rows = catch_unwind(AssertUnwindSafe(|| R::rows(connection)))
+        let argument = match values.first() {
+            Some(value) if !api::value_is_null(value) => Some(api::value_text(value)?),
+            _ => None,
+        };
+        let rows = catch_unwind(AssertUnwindSafe(|| R::rows(connection, argument)))
             .unwrap_or_else(|panic| Err(Error::Internal(ffi::panic_text(&*panic))));
         self.rows = rows.map_err(|error| sqlite_loadable::Error::new_message(error.to_string()))?;
         self.at = 0;

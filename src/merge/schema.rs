@@ -20,7 +20,7 @@ pub enum Kind {
     Internal,
     /// An index that was created by a statement.
     Index,
-    /// An index that belongs to a constraint.
+    /// An index that belongs to a constraint, or to a module.
     AutoIndex,
     /// A view.
     View,
@@ -107,9 +107,11 @@ impl Schema {
             .map(|object| object.name.clone())
             .collect();
         // What belongs to them is the module's as well.
-        objects.retain(|object| {
-            object.kind != Kind::Index || !shadows.iter().any(|name| object.table == *name)
-        });
+        for object in &mut objects {
+            if object.kind == Kind::Index && shadows.contains(&object.table) {
+                object.kind = Kind::AutoIndex;
+            }
+        }
         let encoding = sql::first(connection, "PRAGMA encoding", [])?;
         let encoding = encoding.map(|row| text(&row[0])).unwrap_or_default();
         Ok(Self {
@@ -208,7 +210,7 @@ fn module(sql: &str) -> (String, Vec<String>) {
     let tokens = tokens(sql);
     let is_using = |token: &&str| token.eq_ignore_ascii_case("using");
     // The name of the table may be the word as well, and quoted: it is the fourth.
-    let Some(at) = tokens.iter().skip(3).position(|token| is_using(&token)) else {
+    let Some(at) = tokens.iter().skip(3).position(is_using) else {
         return Default::default();
     };
     let rest = &tokens[at + 4..];

@@ -4,12 +4,12 @@ use bytes::Bytes;
 
 use super::fetch::Whole;
 use super::follower::Replica;
+use super::transaction::with_snapshot;
 use crate::database::host::Spool;
 use crate::database::pages::Room;
 use crate::database::paths;
-use crate::database::scan;
 use crate::error::{Error, Result};
-use crate::wal::snapshot::Snapshot;
+use crate::page::{PageNumber, PageSize};
 use crate::wire::{Head, Page, PageData};
 
 /// Whole pages out of what a remote sent.
@@ -26,35 +26,47 @@ impl Bases for Replica {
             return whole.map(Some);
         }
         let mut local = self.local();
-        let (handle, _) = local.handle(self.host(), self.path())?;
-        let files = &handle.files;
-        let lock = scan::begin_read(handle)?;
-        // The newest snapshot may be beyond the asker's position: then the hashes differ.
-        let result = Snapshot::new(&*files.index, &*files.log, &*files.content, &lock)
-            .and_then(|snapshot| over(&snapshot, head, pages));
-        lock.release(&*files.index);
-        result
+        let (handle, store) = local.handle(self.host(), self.path())?;
+        // What was written here since is none of the remote's.
+        let is_changed = store.base()?.is_some();
+        with_snapshot(handle, |snapshot| {
+            if snapshot.page_size() != head.page_size {
+                return Ok(None);
+            }
+            // The newest snapshot may be beyond the asker's position: then the hashes differ.
+            over(pages, head.page_size, |number, page| {
+                if is_changed && let Some(image) = store.base_image(number)? {
+                    page.copy_from_slice(&image);
+                    return Ok(true);
+                }
+                if number.get() > snapshot.database_size() {
+                    return Ok(false);
+                }
+                match snapshot.read_page(number, page) {
+                    // Changed on disk: the whole page is asked for.
+                    Err(Error::Tampered(_)) => Ok(false),
+                    read => read.map(|()| true),
+                }
+            })
+        })
     }
 }
 
-fn over(snapshot: &Snapshot<'_>, head: &Head, pages: Vec<Page>) -> Result<Option<Whole>> {
-    if snapshot.page_size() != head.page_size {
-        return Ok(None);
-    }
-    let mut base = vec![0; head.page_size.bytes()];
+/// Pages made whole from what `read` has of them; `None` where one is not there, or another one.
+fn over(
+    pages: Vec<Page>,
+    size: PageSize,
+    mut read: impl FnMut(PageNumber, &mut [u8]) -> Result<bool>,
+) -> Result<Option<Whole>> {
+    let mut base = vec![0; size.bytes()];
     let mut whole = Vec::with_capacity(pages.len());
     for page in pages {
         let data = match page.data {
             PageData::Full(data) => Some(data),
-            PageData::Delta(_) if page.number.get() > snapshot.database_size() => None,
-            PageData::Delta(delta) => {
-                match snapshot.read_page(page.number, &mut base) {
-                    // Changed on disk: the whole page is asked for.
-                    Err(Error::Tampered(_)) => return Ok(None),
-                    read => read?,
-                }
-                delta.apply(page.number, &base)?.map(Bytes::from)
-            }
+            PageData::Delta(delta) => match read(page.number, &mut base)? {
+                true => delta.apply(page.number, &base)?.map(Bytes::from),
+                false => None,
+            },
         };
         match data {
             Some(data) => whole.push((page.number, data)),

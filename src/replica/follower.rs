@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::bootstrap;
+use super::offline::Counted;
 use super::status::{Activity, Condition, Progress};
 use super::transfer::Reached;
 use super::worker::Worker;
@@ -37,6 +38,8 @@ pub struct Replica {
     pub(super) progress: Mutex<Progress>,
     /// How far the transfer is that is under way.
     pub(super) transfer: Mutex<Option<Reached>>,
+    /// How many rows were changed here, once that was counted.
+    pub(super) counted: Mutex<Option<Counted>>,
     /// What is known about writing. Never held across the network.
     writes: Mutex<Writes>,
     page_size: AtomicU32,
@@ -141,6 +144,7 @@ impl Replica {
             progress: Mutex::new(Progress::default()),
             transfer: Mutex::default(),
             wish: Mutex::default(),
+            counted: Mutex::default(),
             writes: Mutex::default(),
             page_size: AtomicU32::new(page_size),
             peer: OnceLock::new(),

@@ -109,7 +109,9 @@ fn leads_back(store: &dyn Store, scanned: &Scanned, dirty: &BTreeSet<PageNumber>
 /// Records a state that was found out; the intent has served.
 pub fn settle(store: &dyn Store, state: State) -> Result<Standing> {
     store.transaction(|store| {
-        if let Some(base) = store.base()? {
+        if let Some(base) = store.base()?
+            && !note_rebased(store, base, &state)?
+        {
             note_local(store, base, &state)?;
         }
         store.set_state(&state)?;
@@ -118,16 +120,36 @@ pub fn settle(store: &dyn Store, state: State) -> Result<Standing> {
     Ok(Standing::Known(state))
 }
 
-/// The same of a state of the remote, which is durable here.
+/// The same of a state of the remote, or of a rebase, which is durable here.
 pub fn settle_entered(store: &dyn Store, state: State) -> Result<Standing> {
     store.transaction(|store| {
-        if store.base()?.is_some() {
+        if let Some(base) = store.base()?
+            && !note_rebased(store, base, &state)?
+        {
             store.clear_local()?;
         }
         store.set_state(&state)?;
         store.clear_intent()
     })?;
     Ok(Standing::Known(state))
+}
+
+/// Whether a new state is that of a rebase that was about to enter the log: its base counts from here
+/// on. Otherwise it never will.
+fn note_rebased(store: &dyn Store, base: Base, state: &State) -> Result<bool> {
+    let Some(rebased) = store.rebased()? else {
+        return Ok(false);
+    };
+    let has_entered = (rebased.position, rebased.local) == (state.position, state.content);
+    match has_entered {
+        true => store.advance_rebased(&Base {
+            database_size: rebased.database_size,
+            content: rebased.content,
+            transactions: base.transactions,
+        })?,
+        false => store.clear_rebased()?,
+    }
+    Ok(has_entered)
 }
 
 /// What a new state means for what is on record about local changes. (Where the content is that of the

@@ -207,7 +207,7 @@ impl<'a> Side<'a> {
         let header = |at: usize| word(&first, at).unwrap_or(0);
         if header(52) != 0 {
             let apart = self.usable / 5 + 1;
-            pages.retain(|number| (*number as usize).wrapping_sub(2) % apart != 0);
+            pages.retain(|number| !(*number as usize).wrapping_sub(2).is_multiple_of(apart));
         }
         let (mut trunk, mut left) = (header(32), self.view.database_size());
         while trunk != 0 && left > 0 && !pages.is_empty() {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use super::process::Process;
 use super::random::Random;
 use crate::database::fingerprint::Fingerprint;
-use crate::database::offline::{Base, Epoch, OfflineStore, Outgoing};
+use crate::database::offline::{Base, Epoch, OfflineStore, Outgoing, Rebased};
 use crate::database::store::{Intent, Progress, Role, State, Store};
 use crate::database::tokens::{Scope, TokenRecord, TokenStore};
 use crate::error::{Error, Result};
+use crate::merge::Conflict;
 use crate::page::{PageHash, PageNumber};
 use crate::planted::{self, Bug};
 use crate::position::{DatabaseId, HistoryId, Lsn, Position};
@@ -38,6 +39,8 @@ pub(super) struct Content {
     base: Option<Base>,
     dirty: BTreeMap<(u8, u32), Arc<Vec<u8>>>,
     outgoing: Option<Outgoing>,
+    rebased: Option<Rebased>,
+    conflicts: Arc<Vec<Conflict>>,
 }
 
 /// The file: its newest content, and those before it that a power loss may bring back.
@@ -467,18 +470,13 @@ impl OfflineStore for SimulatedStore {
 
     fn advance_epoch(&self, base: &Base) -> Result<()> {
         self.change("advance epoch", |content| {
-            content.base = Some(*base);
-            let dirty = std::mem::take(&mut content.dirty).into_iter();
-            let second = dirty.filter(|((epoch, _), _)| *epoch == Epoch::Push as u8);
-            content.dirty = second
-                .map(|((_, page), image)| ((Epoch::Base as u8, page), image))
-                .collect();
-            content.end_push();
+            content.begin_with(base, Epoch::Push);
         })
     }
 
     fn merge_epochs(&self, base: &Base) -> Result<()> {
         self.change("merge epochs", |content| {
+            content.clear_rebased();
             for ((epoch, page), image) in std::mem::take(&mut content.dirty) {
                 if epoch == Epoch::Base as u8 || page <= base.database_size {
                     content
@@ -494,12 +492,61 @@ impl OfflineStore for SimulatedStore {
     fn clear_local(&self) -> Result<()> {
         self.change("clear local changes", Content::clear_local)
     }
+
+    fn rebased(&self) -> Result<Option<Rebased>> {
+        self.read(|content| content.rebased)
+    }
+
+    fn set_rebased(&self, rebased: &Rebased) -> Result<()> {
+        self.change("set rebased", |content| content.rebased = Some(*rebased))
+    }
+
+    fn advance_rebased(&self, base: &Base) -> Result<()> {
+        self.change("advance rebased", |content| {
+            content.begin_with(base, Epoch::Rebase);
+            content.conflicts = Arc::default();
+        })
+    }
+
+    fn clear_rebased(&self) -> Result<()> {
+        self.change("clear rebased", Content::clear_rebased)
+    }
+
+    fn conflicts(&self) -> Result<Vec<Conflict>> {
+        self.read(|content| content.conflicts.to_vec())
+    }
+
+    fn set_conflicts(&self, conflicts: &[Conflict]) -> Result<()> {
+        self.change("set conflicts", |content| {
+            content.conflicts = Arc::new(conflicts.to_vec());
+        })
+    }
 }
 
 impl Content {
+    /// Images of one epoch lead back to a new base; all others have served.
+    fn begin_with(&mut self, base: &Base, epoch: Epoch) {
+        self.base = Some(*base);
+        let dirty = std::mem::take(&mut self.dirty).into_iter();
+        let kept = dirty.filter(|((of, _), _)| *of == epoch as u8);
+        self.dirty = kept
+            .map(|((_, page), image)| ((Epoch::Base as u8, page), image))
+            .collect();
+        self.rebased = None;
+        self.end_push();
+    }
+
+    fn clear_rebased(&mut self) {
+        self.dirty
+            .retain(|(epoch, _), _| *epoch != Epoch::Rebase as u8);
+        self.rebased = None;
+    }
+
     fn clear_local(&mut self) {
         self.base = None;
         self.dirty.clear();
+        self.rebased = None;
+        self.conflicts = Arc::default();
         self.end_push();
     }
 

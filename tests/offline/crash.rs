@@ -1,5 +1,5 @@
-//! The process of a replica that is written offline ends at each call of a file that a commit, a push or a discard makes,
-//! one after the other: afterwards the file is what it was before or what it was to become, nothing that was acknowledged
+//! The process of a replica that is written offline ends at each call of a file that a commit, a push, a discard or a
+//! rebase makes, one after the other: afterwards the file is what it was before or what it was to become, nothing that was acknowledged
 //! is lost, and what is pushed later is on the primary once.
 
 use std::collections::BTreeMap;
@@ -17,14 +17,16 @@ enum Step {
     Commit,
     Push,
     Discard,
+    Rebase,
 }
 
 /// Whoever comes next.
 const NEXT: [Kind; 3] = [Kind::Shell, Kind::Python, Kind::Bundled];
 
-/// The number of the newest transaction, and whether all pages are of one transaction.
-const CONTENT: &str =
-    "SELECT (SELECT max(id) FROM word) || ' ' || group_concat(DISTINCT n) FROM other";
+/// The number of the newest transaction, and whether all pages are of one transaction; then the same of what the primary
+/// writes.
+const CONTENT: &str = "SELECT (SELECT max(id) FROM word) || ' ' || group_concat(DISTINCT n) || '; ' ||
+    (SELECT group_concat(DISTINCT n) FROM there) FROM other";
 
 fn create(app: &Path) {
     Shell::plain(app).sql(
@@ -33,6 +35,8 @@ fn create(app: &Path) {
          CREATE TABLE other(id INTEGER PRIMARY KEY, n INTEGER, text TEXT);
          WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 400)
            INSERT INTO other SELECT n, 0, printf('%.200c', 'x') FROM c;
+         CREATE TABLE there(id INTEGER PRIMARY KEY, n INTEGER, text TEXT);
+         INSERT INTO there SELECT * FROM other;
          CREATE TABLE growth(bytes)",
     );
 }
@@ -60,12 +64,12 @@ fn run(client: &mut Client, number: u64) -> Result<(), Trouble> {
         .try_for_each(|statement| client.sql(statement).map(drop))
 }
 
-fn expected(number: u64) -> String {
-    format!("{number} {number}")
+fn expected(number: u64, there: u64) -> String {
+    format!("{number} {number}; {there}")
 }
 
 #[test]
-fn the_process_ends_at_each_call_of_a_commit_a_push_and_a_discard() {
+fn the_process_ends_at_each_call_of_a_commit_a_push_a_discard_and_a_rebase() {
     let stride = amount("REPLICA_STRIDE", 5, 1);
     let directory = directory();
     let aside = harness::directory();
@@ -78,8 +82,8 @@ fn the_process_ends_at_each_call_of_a_commit_a_push_and_a_discard() {
     first.done("SELECT replica_sync()");
     first.close();
     let mut ends = BTreeMap::new();
-    let mut number = 0;
-    for step in [Step::Commit, Step::Push, Step::Discard] {
+    let (mut number, mut there) = (0, 0);
+    for step in [Step::Commit, Step::Push, Step::Discard, Step::Rebase] {
         let mut nth = 1;
         // Transactions of one kind or another make more calls or fewer.
         let mut whole = 0;
@@ -94,15 +98,23 @@ fn the_process_ends_at_each_call_of_a_commit_a_push_and_a_discard() {
                 Step::Commit => base.clone(),
                 _ => {
                     run(&mut client, number).expect("a transaction");
-                    expected(number)
+                    expected(number, there)
                 }
             };
+            if step == Step::Rebase {
+                there = number;
+                primary.sql(&format!("UPDATE there SET n = {there}"));
+            }
             client.command("arm", &["death", &nth.to_string(), "1"]);
             let (answer, after) = match step {
-                Step::Commit => (run(&mut client, number), expected(number)),
+                Step::Commit => (run(&mut client, number), expected(number, there)),
                 Step::Push => (
                     client.sql("SELECT replica_push()").map(drop),
-                    expected(number),
+                    expected(number, there),
+                ),
+                Step::Rebase => (
+                    client.sql("SELECT replica_rebase()").map(drop),
+                    expected(number, there),
                 ),
                 Step::Discard => (
                     client.sql("SELECT replica_discard()").map(drop),
@@ -149,7 +161,13 @@ fn the_process_ends_at_each_call_of_a_commit_a_push_and_a_discard() {
                 next.done("SELECT replica_discard()");
                 assert_eq!(next.done(CONTENT), base, "{context}");
             }
-            next.done("SELECT replica_sync()");
+            match step {
+                Step::Rebase => next.done("SELECT replica_rebase()"),
+                _ => next.done("SELECT replica_sync()"),
+            };
+            if step == Step::Rebase {
+                assert_eq!(next.done(CONTENT), after, "{context}");
+            }
             assert_eq!(
                 next.done(
                     "SELECT pending_transactions || ' ' || pending_pages FROM replica_status"
@@ -164,7 +182,7 @@ fn the_process_ends_at_each_call_of_a_commit_a_push_and_a_discard() {
         println!("{step:?}: {nth} calls");
     }
     println!("{ends:?}");
-    assert_eq!(ends.len(), 5, "the moments were not met: {ends:?}");
+    assert_eq!(ends.len(), 7, "the moments were not met: {ends:?}");
     let verified = primary.sql("SELECT replica_verify()");
     assert_eq!(json(&verified, "$.ok"), "1", "{verified}");
 }

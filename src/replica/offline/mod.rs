@@ -1,6 +1,11 @@
 //! Replicas that are written offline: commits are made in the local file, and pushed later.
 
+mod changes;
 mod commit;
 mod discard;
 mod mode;
 mod push;
+mod rebase;
+mod view;
+
+pub use changes::Counted;

@@ -47,9 +47,12 @@ struct Message {
 }
 
 impl Replica {
-    /// Pulls, and pushes what was committed here; somebody `waits` for it, or it is done in the
-    /// background.
+    /// Pulls, and pushes what was committed here, on top of what the remote has where that is wanted;
+    /// somebody `waits` for it, or it is done in the background.
     pub(in crate::replica) fn sync_both(&self, remote: &dyn Remote, waits: bool) -> Result<Report> {
+        if let Some(policy) = self.settings().on_conflict {
+            return Ok(self.rebase_at(remote, policy, waits)?.report);
+        }
         self.settle_outgoing(remote)?;
         let pulled = self.sync_at(remote, (!waits).then_some(Duration::ZERO))?;
         let pushed = self.push_to(remote)?;
@@ -72,7 +75,7 @@ impl Replica {
         self.push_to(&*remote)
     }
 
-    fn push_to(&self, remote: &dyn Remote) -> Result<Report> {
+    pub(super) fn push_to(&self, remote: &dyn Remote) -> Result<Report> {
         let begun = Stopwatch::start(self.host().clock());
         let position = || Ok::<_, Error>(self.understood()?.position.to_string());
         let from = position()?;
@@ -110,7 +113,7 @@ impl Replica {
     }
 
     /// Finds out what became of a push that is under way.
-    fn settle_outgoing(&self, remote: &dyn Remote) -> Result<()> {
+    pub(super) fn settle_outgoing(&self, remote: &dyn Remote) -> Result<()> {
         let is_under_way = self.local().store()?.outgoing()?.is_some();
         match is_under_way {
             true => self.push_local(remote).map(drop),
@@ -300,7 +303,8 @@ impl Replica {
         self.progress.lock().condition = Condition::Diverged;
         Error::Diverged(format!(
             "{} was written here and its remote has moved on: nothing is lost, reads and writes go on. \
-             SELECT replica_discard() goes back to what the remote had",
+             SELECT replica_rebase() puts what was written here on top of what the remote has by now, \
+             replica_discard() goes back to what it had",
             self.path().display()
         ))
     }

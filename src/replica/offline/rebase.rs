@@ -1,0 +1,393 @@
+//! Putting what was written here on top of what the remote has by now.
+//!
+//! What the remote has is fetched without any lock. Under WAL_WRITE, and without the network, both
+//! sides are merged by rows, and what comes out enters the local log as one transaction: from then on
+//! the remote's newer state is the base, and what was written here is pushed as usual, as one
+//! transaction fenced by that base. Where the remote has moved on once more, all of it is done again.
+//!
+//! Before the transaction can become visible, the new base and the images that lead back to it are
+//! durable beside the old ones. They count once the content is the one they belong to: whatever ends
+//! the process or the machine leaves the state before, or the one after.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::view::{BaseView, LocalView, RemoteView};
+use crate::database::clock::Stopwatch;
+use crate::database::handle::Handle;
+use crate::database::offline::{Base, Epoch, Rebased};
+use crate::database::pages::Pages;
+use crate::database::store::{State, Store};
+use crate::error::{Error, Result};
+use crate::merge::{Merged, Policy, States};
+use crate::page::{PageHash, PageNumber};
+use crate::remote::{Remote, Traffic};
+use crate::replica::batch::Batch;
+use crate::replica::enter::{self, Current, Entered};
+use crate::replica::fetch::{Conversation, Fetched};
+use crate::replica::follower::Replica;
+use crate::replica::status::{Condition, Report};
+use crate::replica::transfer::Kind;
+use crate::wal::apply::Writer;
+use crate::wal::frame::Salts;
+use crate::wire::Head;
+
+/// Times the remote, or another process, may get in first.
+const MOST_ROUNDS: usize = 20;
+
+/// What a rebase did, as the function returns it.
+#[derive(Clone, Default, Serialize)]
+pub struct RebaseReport {
+    /// What was fetched and pushed.
+    #[serde(flatten)]
+    pub report: Report,
+    /// Rows of the remote's state that were changed.
+    pub rows: usize,
+    /// Rows that both sides had changed in different ways.
+    pub conflicts: usize,
+    /// Whether all rows with overflow pages had to be looked at.
+    pub scanned: bool,
+}
+
+/// One attempt to merge.
+enum Round {
+    /// It has entered the log.
+    Entered(Merged),
+    /// These were in the way; nothing was changed.
+    Conflicts(usize),
+    /// Another process was at work.
+    Moved,
+}
+
+impl Replica {
+    /// Puts what was written here on top of what the remote has, and pushes it. Rows that both sides
+    /// changed are decided by `policy`.
+    pub fn rebase(&self, policy: Option<Policy>) -> Result<RebaseReport> {
+        self.make()?;
+        let remote = self.remote()?;
+        self.settle_pending_at(&*remote)?;
+        let policy = policy.or(self.settings().on_conflict);
+        self.rebase_at(&*remote, policy.unwrap_or(Policy::Fail), true)
+    }
+
+    /// The same over a line; somebody `waits` for it, or it is done in the background.
+    pub(super) fn rebase_at(
+        &self,
+        remote: &dyn Remote,
+        policy: Policy,
+        waits: bool,
+    ) -> Result<RebaseReport> {
+        let done = self.rebase_rounds(remote, policy, waits);
+        if let Err(error) = &done {
+            self.failed(error.to_string());
+        }
+        done
+    }
+
+    fn rebase_rounds(
+        &self,
+        remote: &dyn Remote,
+        policy: Policy,
+        waits: bool,
+    ) -> Result<RebaseReport> {
+        let begun = Stopwatch::start(self.host().clock());
+        let from = self.understood()?.position;
+        let mut done = RebaseReport::default();
+        for _ in 0..MOST_ROUNDS {
+            // What it is refused for is what this is about.
+            let _ = unless_diverged(self.settle_outgoing(remote))?;
+            if self.unpushed()?.is_none() {
+                let wait = (!waits).then_some(Duration::ZERO);
+                done.add(&self.sync_at(remote, wait)?);
+            } else {
+                if !self.rebase_once(remote, policy, waits, &mut done)? {
+                    continue;
+                }
+                match unless_diverged(self.push_to(remote))? {
+                    Some(pushed) => done.add(&pushed),
+                    None => continue,
+                }
+            }
+            done.report.from = from.to_string();
+            done.report.to = self.understood()?.position.to_string();
+            done.report.milliseconds = begun.elapsed().as_secs_f64() * 1000.0;
+            return Ok(done);
+        }
+        Err(self.contended())
+    }
+
+    /// Fetches what the remote has beyond the base, and puts what was written here on top of that. False
+    /// where another process was at work.
+    fn rebase_once(
+        &self,
+        remote: &dyn Remote,
+        policy: Policy,
+        waits: bool,
+        done: &mut RebaseReport,
+    ) -> Result<bool> {
+        let state = self.understood()?;
+        let (fetched, traffic) = self.fetch_beyond(remote, &state, waits);
+        self.note_traffic(&traffic);
+        done.report.bytes_received += traffic.received;
+        done.report.bytes_sent += traffic.sent;
+        let batch = match fetched? {
+            // Only one side has moved.
+            Fetched::UpToDate(_) => return Ok(true),
+            Fetched::Batch(batch) => batch,
+            Fetched::Diverged(_) => return Err(self.without_history(remote)),
+        };
+        let (head, pages) = (batch.head, batch.pages.len());
+        match self.put_on_top(&state, batch, policy)? {
+            Round::Moved => Ok(false),
+            Round::Conflicts(count) => Err(self.in_the_way(count)),
+            Round::Entered(merged) => {
+                done.rows += merged.rows;
+                done.conflicts += merged.conflicts.len();
+                done.scanned |= merged.is_scan;
+                done.report.pages += pages;
+                let now = self.host().now();
+                let mut progress = self.progress.lock();
+                progress.exchanged(&Traffic::default(), head.position, now);
+                progress.condition = Condition::Known;
+                Ok(true)
+            }
+        }
+    }
+
+    fn fetch_beyond(
+        &self,
+        remote: &dyn Remote,
+        state: &State,
+        waits: bool,
+    ) -> (Result<Fetched>, Traffic) {
+        let begin = || Ok::<_, Error>((self.database_id()?, self.peer()?));
+        let (database, peer) = match begin() {
+            Ok(found) => found,
+            Err(error) => return (Err(error), Traffic::default()),
+        };
+        let transfer = self.begin_transfer(Kind::Sync, waits);
+        let mut conversation = Conversation::new(remote, Some(database))
+            .by(peer)
+            .watched(&transfer);
+        let fetched = conversation.changes(state.position, self, Some(self));
+        (fetched, conversation.traffic)
+    }
+
+    /// Merges both sides, and enters what comes out, if the content is still `state`.
+    fn put_on_top(&self, state: &State, batch: Batch, policy: Policy) -> Result<Round> {
+        let random = self.fresh_salts()?;
+        let mut batch = Some(batch);
+        self.with_state(|handle, store, writer, now| {
+            let Some(base) = store.unpushed(&now)? else {
+                return Ok(Round::Moved);
+            };
+            let is_same = now.position == state.position && store.outgoing()?.is_none();
+            let (true, Some(batch)) = (is_same, batch.take()) else {
+                return Ok(Round::Moved);
+            };
+            // What is the base from here on, a power loss does not take; `synchronous` may say otherwise.
+            handle.files.log.sync()?;
+            handle.files.content.sync()?;
+            let (merged, rebase) = self.merged(&now, &base, batch, policy)?;
+            let Some(rebase) = rebase else {
+                store.transaction(|store| store.set_conflicts(&merged.conflicts))?;
+                return Ok(Round::Conflicts(merged.conflicts.len()));
+            };
+            rebase.enter(handle, store, writer, &now, random)?;
+            Ok(Round::Entered(merged))
+        })
+    }
+
+    /// Merges what is here with what was fetched; without a result where rows are in the way.
+    fn merged(
+        &self,
+        now: &State,
+        base: &Base,
+        batch: Batch,
+        policy: Policy,
+    ) -> Result<(Merged, Option<Rebase>)> {
+        let head = batch.head;
+        if head.page_size != now.page_size {
+            return Err(Error::Misuse(format!(
+                "the remote's pages have {} bytes now, {} has {}: make the replica anew",
+                head.page_size.get(),
+                self.path().display(),
+                now.page_size.get()
+            )));
+        }
+        let store = self.host().open_store(self.path())?;
+        let local = Arc::new(LocalView::of(self)?);
+        let base = Arc::new(BaseView::new(Arc::clone(&local), store, base)?);
+        let remote = Arc::new(RemoteView::new(Arc::clone(&base), batch));
+        let states = States {
+            base: Arc::clone(&base) as _,
+            local: Arc::clone(&local) as _,
+            remote: Arc::clone(&remote) as _,
+            changed_here: base.changed(),
+            changed_there: remote.changed(),
+        };
+        let mut top = Pages::new(head.page_size);
+        let mut take = |number, page: &[u8]| match number == head.page_size.lock_page() {
+            true => Ok(()),
+            false => top.put(self, number, page),
+        };
+        let (merged, size) = self.host().merge(self.path(), &states, policy, &mut take)?;
+        if policy == Policy::Fail && !merged.conflicts.is_empty() {
+            return Ok((merged, None));
+        }
+        let rebase = Rebase::new(self, &states, head, &top, size)?;
+        Ok((merged, Some(rebase)))
+    }
+
+    fn in_the_way(&self, count: usize) -> Error {
+        self.progress.lock().condition = Condition::Diverged;
+        Error::Diverged(format!(
+            "{}: {count} rows were changed here and on the remote in different ways (SELECT * FROM \
+             replica_conflicts), and nothing was changed: SELECT replica_rebase('local') or \
+             replica_rebase('remote') decides for one side, replica_discard() goes back to what the \
+             remote had",
+            self.path().display()
+        ))
+    }
+
+    fn without_history(&self, remote: &dyn Remote) -> Error {
+        self.progress.lock().condition = Condition::Diverged;
+        Error::Diverged(format!(
+            "remote {} does not know any more what {} was before it was written here: nothing can be put \
+             on top of it. Copy what you need, then SELECT replica_discard()",
+            remote.url(),
+            self.path().display()
+        ))
+    }
+}
+
+/// What is not an error here: that the remote has moved on.
+fn unless_diverged<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Diverged(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl RebaseReport {
+    fn add(&mut self, more: &Report) {
+        self.report.transactions += more.transactions;
+        self.report.pages += more.pages;
+        self.report.bytes_received += more.bytes_received;
+        self.report.bytes_sent += more.bytes_sent;
+    }
+}
+
+/// A merge that is about to enter the log.
+struct Rebase {
+    /// The base from then on.
+    base: Rebased,
+    /// Pages of the base that are others in the merged content, as they are in the base.
+    images: Pages,
+    /// What leads from the local content to the merged one.
+    batch: Batch,
+}
+
+impl Rebase {
+    /// What `top`, pages over those of the remote up to `size`, makes of the local content.
+    fn new(replica: &Replica, states: &States, head: Head, top: &Pages, size: u32) -> Result<Self> {
+        let (local, remote) = (&*states.local, &*states.remote);
+        let lock_page = head.page_size.lock_page();
+        let page = || vec![0; head.page_size.bytes()];
+        let (mut images, mut content) = (Pages::new(head.page_size), head.content);
+        let (mut before, mut after) = (page(), page());
+        let cut = (size + 1..=head.database_size).filter_map(PageNumber::new);
+        let changed: BTreeSet<_> = top.numbers().chain(cut).collect();
+        for number in changed.into_iter().filter(|number| *number != lock_page) {
+            let written = top.get(number).transpose()?;
+            let written = written.filter(|_| number.get() <= size);
+            if number.get() <= head.database_size {
+                remote.read_page(number, &mut before)?;
+                if written.as_deref() == Some(&before[..]) {
+                    continue;
+                }
+                images.put(replica, number, &before)?;
+                content.remove(PageHash::of(number, &before));
+            }
+            if let Some(written) = written {
+                content.add(PageHash::of(number, &written));
+            }
+        }
+        let mut pages = Pages::new(head.page_size);
+        for number in differing(states, top, size) {
+            match top.get(number) {
+                Some(written) => after.copy_from_slice(&written?),
+                None => remote.read_page(number, &mut after)?,
+            }
+            let is_new = number.get() > local.database_size();
+            if !is_new {
+                local.read_page(number, &mut before)?;
+            }
+            if is_new || before != after {
+                pages.put(replica, number, &after)?;
+            }
+        }
+        Ok(Self {
+            base: Rebased {
+                position: head.position,
+                database_size: head.database_size,
+                content: head.content,
+                local: content,
+            },
+            images,
+            batch: Batch {
+                head: Head {
+                    database_size: size,
+                    content,
+                    ..head
+                },
+                pages,
+            },
+        })
+    }
+
+    /// Records it, and enters it over `now`.
+    fn enter(
+        &self,
+        handle: &Handle,
+        store: &dyn Store,
+        writer: Writer<'_>,
+        now: &State,
+        random: Salts,
+    ) -> Result<()> {
+        store.transaction(|store| {
+            store.clear_rebased()?;
+            for page in self.images.iter() {
+                let (number, image) = page?;
+                store.keep_image(Epoch::Rebase, number, &image)?;
+            }
+            store.set_rebased(&self.base)
+        })?;
+        let current = Current {
+            content: now.content,
+            database_size: now.database_size,
+        };
+        match enter::enter(handle, store, writer, current, &self.batch, random)? {
+            Entered::Done(_) => Ok(()),
+            Entered::Mismatch => Err(Error::Corrupt(
+                "what was merged is not what both sides lead to: nothing was changed".to_owned(),
+            )),
+        }
+    }
+}
+
+/// The pages of the merged content that may be others than the local ones.
+fn differing(states: &States, top: &Pages, size: u32) -> BTreeSet<PageNumber> {
+    let mut numbers: BTreeSet<_> = top.numbers().collect();
+    numbers.extend(&states.changed_here);
+    numbers.extend(&states.changed_there);
+    let new = states.local.database_size() + 1..=size;
+    numbers.extend(new.filter_map(PageNumber::new));
+    numbers.remove(&states.local.page_size().lock_page());
+    numbers.retain(|number| number.get() <= size);
+    numbers
+}
