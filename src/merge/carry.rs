@@ -276,6 +276,23 @@ fn make_anew(
     Ok(())
 }
 
+/// Connections know a schema by its version alone: where the schema was changed here, the merged one
+/// gets a version that no state of either side had, nor one that was `retired`.
+pub fn raise_version(connection: &Connection, schemas: &Schemas<'_>, retired: i64) -> Result<()> {
+    let (base, local) = (schemas.base.cookie, schemas.local.cookie);
+    let main = sql::integer(connection, "PRAGMA main.schema_version")?;
+    // What was retired had versions beyond the base's.
+    let is_known = local != base || (main != base && main <= retired);
+    match is_known {
+        true => {
+            let version = local.max(main).max(retired) + 1;
+            let set = format!("PRAGMA main.schema_version = {version}");
+            sql::run(connection, &set, [])
+        }
+        false => Ok(()),
+    }
+}
+
 /// Numbers in the header of the database that belong to applications.
 pub fn carry_numbers(connection: &Connection) -> Result<()> {
     for name in ["user_version", "application_id"] {

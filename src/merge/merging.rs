@@ -76,6 +76,7 @@ pub fn merge(connection: &Connection, states: &States, policy: Policy) -> Result
         here,
         there,
         policy,
+        retired: states.retired.into(),
     }
     .run()
 }
@@ -108,6 +109,7 @@ struct Merge<'a> {
     here: Comparison<'a>,
     there: Comparison<'a>,
     policy: Policy,
+    retired: i64,
 }
 
 impl Merge<'_> {
@@ -134,6 +136,7 @@ impl Merge<'_> {
         carried.fill_indexes(connection)?;
         sequence::raise(connection, self.schemas.base, self.schemas.local)?;
         foreign_keys::check(connection, &plans)?;
+        carry::raise_version(connection, &self.schemas, self.retired)?;
         sql::run(connection, "COMMIT", [])?;
         Ok(merged)
     }

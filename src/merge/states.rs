@@ -28,4 +28,6 @@ pub struct States {
     pub changed_here: BTreeSet<PageNumber>,
     /// Pages that may differ between base and remote.
     pub changed_there: BTreeSet<PageNumber>,
+    /// The highest version of a schema that was thrown away here; 0 for none.
+    pub retired: u32,
 }

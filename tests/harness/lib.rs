@@ -112,6 +112,13 @@ pub fn number(text: &str, path: &str) -> u64 {
         .unwrap_or_else(|_| panic!("{path} in {text} is no count: {value}"))
 }
 
+/// The number of the transaction in a position, `lsn-id`.
+#[track_caller]
+pub fn lsn_of(position: &str) -> u64 {
+    let (lsn, _) = position.split_once('-').expect("lsn-id");
+    lsn.parse().expect("a number")
+}
+
 /// A port that is free, for servers that must come back on the same one; below the range from which the kernel chooses,
 /// so that no other test is given it meanwhile.
 pub fn free_port() -> u16 {

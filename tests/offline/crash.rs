@@ -25,7 +25,8 @@ const NEXT: [Kind; 3] = [Kind::Shell, Kind::Python, Kind::Bundled];
 
 /// The number of the newest transaction, and whether all pages are of one transaction; then the same of what the primary
 /// writes.
-const CONTENT: &str = "SELECT (SELECT max(id) FROM word) || ' ' || group_concat(DISTINCT n) || '; ' ||
+const CONTENT: &str =
+    "SELECT (SELECT max(id) FROM word) || ' ' || group_concat(DISTINCT n) || '; ' ||
     (SELECT group_concat(DISTINCT n) FROM there) FROM other";
 
 fn create(app: &Path) {

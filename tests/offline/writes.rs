@@ -6,7 +6,7 @@ use std::time::Duration;
 use harness::image::look;
 use harness::{
     Files, Host, Primary, Relay, Shell, assert_intact, assert_same, encryption, free_port, json,
-    side_file, uri, wait_for,
+    lsn_of, side_file, uri, wait_for,
 };
 
 const PENDING: &str = "SELECT state, offline, pending_transactions, pending_pages > 0, pending_bytes FROM replica_status";
@@ -87,7 +87,7 @@ fn commits_need_no_network_and_are_pushed_later() {
     assert_eq!(json(&report, "$.from"), before);
     assert_eq!(json(&report, "$.to"), primary.shell().position());
     // All of it is one transaction there.
-    assert_eq!(lsn(&primary.shell().position()), lsn(&before) + 1);
+    assert_eq!(lsn_of(&primary.shell().position()), lsn_of(&before) + 1);
     assert_eq!(replica.sql(PENDING), "ok|1|0|0|0");
     assert_eq!(text(primary.shell(), 7), "offline 6");
     assert_verified(&mut replica);
@@ -104,15 +104,6 @@ fn commits_need_no_network_and_are_pushed_later() {
     replica.close();
     assert_same(&files.app, &files.copy, "at the end");
     assert_intact(&files.copy, "at the end");
-}
-
-fn lsn(position: &str) -> u64 {
-    position
-        .split_once('-')
-        .expect("lsn-id")
-        .0
-        .parse()
-        .expect("a number")
 }
 
 #[test]
@@ -260,8 +251,8 @@ fn commits_during_a_push() {
                 assert_eq!(primary.sql("SELECT max(id) FROM note"), "800", "{outcome}");
                 // Two pushes, one for what was written before each.
                 assert_eq!(
-                    lsn(&primary.shell().position()),
-                    lsn(&position) + 2,
+                    lsn_of(&primary.shell().position()),
+                    lsn_of(&position) + 2,
                     "{outcome}"
                 );
             }
@@ -458,7 +449,7 @@ fn processes_share_a_replica_that_is_written_offline() {
         );
     }
     assert!(
-        lsn(&primary.shell().position()) > 5,
+        lsn_of(&primary.shell().position()) > 5,
         "{}",
         primary.shell().position()
     );

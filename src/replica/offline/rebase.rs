@@ -228,6 +228,7 @@ impl Replica {
             remote: Arc::clone(&remote) as _,
             changed_here: base.changed(),
             changed_there: remote.changed(),
+            retired: 0,
         };
         let mut top = Pages::new(head.page_size);
         let mut take = |number, page: &[u8]| match number == head.page_size.lock_page() {
