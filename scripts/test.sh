@@ -44,7 +44,7 @@ encrypted() { # ends, options of cargo test
   REPLICA_TEST_ENCRYPTED=$1 step "encrypted: $1" cargo test --release --manifest-path tests/Cargo.toml --no-fail-fast "${@:2}" || passed=$?
 }
 encrypted both --test history --test places
-encrypted both --test commits --test offline_writes
+encrypted both --test commits --test offline_writes --test offline_rebase
 encrypted replica --test commits
 encrypted primary --test history --test places
 encrypted replica --test history --test places

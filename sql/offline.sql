@@ -12,9 +12,12 @@ INSERT INTO orders(item, quantity) VALUES ('written on the way', 1);
 -- What is here and not on the primary.
 SELECT pending_transactions || ' transaction, ' || pending_pages || ' pages' FROM replica_status;
 
--- With the network: all of it goes up as one transaction. Where the primary has moved on meanwhile this is an error,
--- nothing is lost, and SELECT replica_discard() goes back to what the primary had.
-SELECT replica_push();
+SELECT tbl_name, change, new FROM replica_changes;
+
+-- With the network: all of it goes up as one transaction, on top of what others have written meanwhile. A row that both
+-- changed is an error here, nothing is lost, and replica_conflicts shows it: replica_rebase('local') or
+-- replica_rebase('remote') decides, replica_discard() goes back to what the primary had.
+SELECT replica_rebase();
 
 .mode line
 SELECT state, position, pending_transactions FROM replica_status;

@@ -22,4 +22,8 @@ CREATE TABLE conflicts (
   remote    TEXT
 );
 
+-- Replica: the highest version of the schema (its cookie) among the local contents that were thrown away; 0 for none.
+-- Connections that are open know a schema by that number alone, so that none that follows may have it again.
+ALTER TABLE mode ADD COLUMN retired INTEGER NOT NULL DEFAULT 0;
+
 PRAGMA user_version = 5;

@@ -80,6 +80,10 @@ pub trait OfflineStore {
     fn is_offline(&self) -> Result<bool>;
     /// Says whether they are.
     fn set_offline(&self, on: bool) -> Result<()>;
+    /// The highest version of a schema that was thrown away here; 0 for none.
+    fn retired(&self) -> Result<u32>;
+    /// Records it.
+    fn set_retired(&self, version: u32) -> Result<()>;
     /// What local changes began with; `None` while there are none.
     fn base(&self) -> Result<Option<Base>>;
     /// Records that.
@@ -156,7 +160,24 @@ impl OfflineStore for SqliteStore {
     }
 
     fn set_offline(&self, on: bool) -> Result<()> {
-        self.change("REPLACE INTO mode (one, offline) VALUES (1, ?1)", [on])
+        self.change(
+            "INSERT INTO mode (one, offline) VALUES (1, ?1)
+             ON CONFLICT (one) DO UPDATE SET offline = ?1",
+            [on],
+        )
+    }
+
+    fn retired(&self) -> Result<u32> {
+        let found = self.rows("SELECT retired FROM mode", [], |row| row.get(0))?;
+        Ok(found.first().copied().unwrap_or(0))
+    }
+
+    fn set_retired(&self, version: u32) -> Result<()> {
+        self.change(
+            "INSERT INTO mode (one, offline, retired) VALUES (1, 1, ?1)
+             ON CONFLICT (one) DO UPDATE SET retired = ?1",
+            [version],
+        )
     }
 
     fn base(&self) -> Result<Option<Base>> {

@@ -26,7 +26,7 @@ impl Replica {
         if self.is_offline()? {
             // Nobody is asked.
             return match self.known()? {
-                Some(_) => Ok(false),
+                Some(_) => self.raise_version(),
                 None => Err(Error::ReadOnly(self.foreign().to_string())),
             };
         }
@@ -68,7 +68,11 @@ impl Replica {
         let mut writer = Writer::under_lock(&*handle.files.index)?;
         writer.finish_restart()?;
         match resolve::resolve(handle, store, &mut writer)? {
-            Standing::Known(state) => Ok((state, store.is_offline()?)),
+            Standing::Known(state) => match store.is_offline()? {
+                // Since then somebody threw local changes away.
+                true if Self::has_retired(store)? => Err(self.contended()),
+                offline => Ok((state, offline)),
+            },
             _ => Err(self.contended()),
         }
     }

@@ -19,7 +19,11 @@ impl Replica {
         match given.offline {
             Some(true) => self.set_offline(true),
             // What was written here goes first.
-            Some(false) => self.push().and_then(|_| self.set_offline(false)),
+            Some(false) => {
+                self.raise_version()?;
+                self.push()?;
+                self.set_offline(false)
+            }
             None => self.update(given),
         }
     }

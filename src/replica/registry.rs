@@ -203,8 +203,8 @@ pub fn configure(host: &dyn Host, path: &Path, settings: Settings) -> Result<()>
 
 /// Says whether a replica that nobody has open here is written offline.
 fn set_offline(store: &dyn Store, path: &Path, on: bool) -> Result<()> {
-    match store.base()? {
-        Some(_) if !on => Err(Error::Misuse(format!(
+    match store.base()?.is_some() || store.retired()? > 0 {
+        true if !on => Err(Error::Misuse(format!(
             "{} has transactions that are not on its remote: open it, push or discard them, and then \
              say offline=0",
             path.display()

@@ -213,6 +213,13 @@ impl Replica {
         match conversation.changes(base.position, self, Some(self))? {
             Fetched::UpToDate(head) => Ok(Round::Current(base, head, 0)),
             Fetched::Diverged(_) => Ok(Round::Heal),
+            Fetched::Batch(batch) if self.comes_again(&batch)? => {
+                let (head, pages) = (batch.head, batch.pages.len());
+                match self.enter_renewed(&base, batch)? {
+                    true => Ok(Round::Current(self.understood()?, head, pages)),
+                    false => Ok(Round::Moved),
+                }
+            }
             Fetched::Batch(batch) => self.enter(base, &batch),
         }
     }

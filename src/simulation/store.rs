@@ -36,6 +36,7 @@ pub(super) struct Content {
     fingerprint: Option<(Position, Fingerprint)>,
     peer: Option<PeerId>,
     offline: bool,
+    retired: u32,
     base: Option<Base>,
     dirty: BTreeMap<(u8, u32), Arc<Vec<u8>>>,
     outgoing: Option<Outgoing>,
@@ -419,6 +420,14 @@ impl OfflineStore for SimulatedStore {
 
     fn set_offline(&self, on: bool) -> Result<()> {
         self.change("set offline", |content| content.offline = on)
+    }
+
+    fn retired(&self) -> Result<u32> {
+        self.read(|content| content.retired)
+    }
+
+    fn set_retired(&self, version: u32) -> Result<()> {
+        self.change("set retired", |content| content.retired = version)
     }
 
     fn base(&self) -> Result<Option<Base>> {

@@ -575,3 +575,58 @@ fn a_policy_that_is_set_does_it_unasked() {
         .refused("SELECT replica_config('on_conflict', 'mine')");
     both.end();
 }
+
+/// A connection that stays open knows a schema by its version: none that is thrown away comes again with other tables.
+#[test]
+fn no_connection_takes_one_table_for_another() {
+    for next in ["there", "here", "here, in a restarted process", "online"] {
+        let mut both = Both::new("CREATE TABLE first(a); INSERT INTO first VALUES ('first')");
+        let mut idle = Shell::replica(&both.files.copy, "");
+        let made = "CREATE TABLE one(a); INSERT INTO one VALUES ('one'); CREATE TABLE two(a);
+            INSERT INTO two VALUES ('two')";
+        both.here(made);
+        assert_eq!(idle.sql("SELECT a FROM two"), "two");
+        let version = both.replica.sql("PRAGMA schema_version");
+        both.here("SELECT replica_discard()");
+        assert_eq!(
+            both.replica
+                .sql("SELECT pending_pages || state FROM replica_status"),
+            "0ok"
+        );
+        // The same, in another order.
+        let other = "CREATE TABLE two(a); INSERT INTO two VALUES ('2'); CREATE TABLE one(a);
+            INSERT INTO one VALUES ('1')";
+        match next {
+            "there" => {
+                both.there(other);
+                assert_eq!(both.primary.sql("PRAGMA schema_version"), version);
+                both.here("SELECT replica_sync()");
+            }
+            "online" => {
+                both.here("SELECT replica_config('offline', 0)").here(other);
+            }
+            "here" => {
+                both.here(other);
+            }
+            _ => {
+                both.replica.close();
+                both.replica = Shell::replica(&both.files.copy, "");
+                both.here(other);
+            }
+        }
+        assert_eq!(idle.sql("SELECT a FROM two"), "2", "{next}");
+        idle.sql("INSERT INTO one VALUES ('more')");
+        assert_eq!(
+            both.replica.sql("SELECT group_concat(a) FROM one"),
+            "1,more",
+            "{next}"
+        );
+        both.rebase("fail");
+        assert_eq!(
+            both.primary.sql("SELECT group_concat(a) FROM one"),
+            "1,more"
+        );
+        idle.close();
+        both.end();
+    }
+}

@@ -1,5 +1,6 @@
 //! Back to what the remote had when the first local commit was made, without asking anybody.
 
+use super::version;
 use crate::database::offline::Base;
 use crate::database::pages::Pages;
 use crate::database::store::{State, Store};
@@ -23,6 +24,7 @@ impl Replica {
             // First: of a push that is under way nobody could tell any more what it holds.
             store.transaction(|store| store.merge_epochs(&base))?;
             let batch = self.back(store, &base, &state, database)?;
+            version::retire(handle, store, &batch.pages)?;
             let current = Current {
                 content: state.content,
                 database_size: state.database_size,

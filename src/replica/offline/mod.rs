@@ -6,6 +6,7 @@ mod discard;
 mod mode;
 mod push;
 mod rebase;
+mod version;
 mod view;
 
 pub use changes::Counted;

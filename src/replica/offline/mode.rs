@@ -50,6 +50,9 @@ impl Replica {
         }
         // What is not known of an earlier transaction would not be asked for any more.
         self.settle_pending()?;
+        if !on && self.is_made()? {
+            self.raise_version()?;
+        }
         if !self.is_made()? {
             // There is no content yet, nor a lock for it.
             return self.local().store()?.set_offline(on);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::version;
 use super::view::{BaseView, LocalView, RemoteView};
 use crate::database::clock::Stopwatch;
 use crate::database::handle::Handle;
@@ -102,14 +103,12 @@ impl Replica {
             if self.unpushed()?.is_none() {
                 let wait = (!waits).then_some(Duration::ZERO);
                 done.add(&self.sync_at(remote, wait)?);
-            } else {
-                if !self.rebase_once(remote, policy, waits, &mut done)? {
-                    continue;
-                }
-                match unless_diverged(self.push_to(remote))? {
-                    Some(pushed) => done.add(&pushed),
-                    None => continue,
-                }
+            } else if !self.rebase_once(remote, policy, waits, &mut done)? {
+                continue;
+            }
+            match unless_diverged(self.push_to(remote))? {
+                Some(pushed) => done.add(&pushed),
+                None => continue,
             }
             done.report.from = from.to_string();
             done.report.to = self.understood()?.position.to_string();
@@ -176,14 +175,19 @@ impl Replica {
         (fetched, conversation.traffic)
     }
 
+    /// Enters what was fetched over `state`, where nothing was written, under a version of the schema that
+    /// was never seen here. False where another process was at work.
+    pub(in crate::replica) fn enter_renewed(&self, state: &State, batch: Batch) -> Result<bool> {
+        let round = self.put_on_top(state, batch, Policy::Fail)?;
+        Ok(matches!(round, Round::Entered(_)))
+    }
+
     /// Merges both sides, and enters what comes out, if the content is still `state`.
     fn put_on_top(&self, state: &State, batch: Batch, policy: Policy) -> Result<Round> {
         let random = self.fresh_salts()?;
         let mut batch = Some(batch);
         self.with_state(|handle, store, writer, now| {
-            let Some(base) = store.unpushed(&now)? else {
-                return Ok(Round::Moved);
-            };
+            let base = store.unpushed(&now)?.unwrap_or(version::base_of(&now));
             let is_same = now.position == state.position && store.outgoing()?.is_none();
             let (true, Some(batch)) = (is_same, batch.take()) else {
                 return Ok(Round::Moved);
@@ -191,7 +195,8 @@ impl Replica {
             // What is the base from here on, a power loss does not take; `synchronous` may say otherwise.
             handle.files.log.sync()?;
             handle.files.content.sync()?;
-            let (merged, rebase) = self.merged(&now, &base, batch, policy)?;
+            let retired = store.retired()?;
+            let (merged, rebase) = self.merged(&now, &base, retired, batch, policy)?;
             let Some(rebase) = rebase else {
                 store.transaction(|store| store.set_conflicts(&merged.conflicts))?;
                 return Ok(Round::Conflicts(merged.conflicts.len()));
@@ -206,6 +211,7 @@ impl Replica {
         &self,
         now: &State,
         base: &Base,
+        retired: u32,
         batch: Batch,
         policy: Policy,
     ) -> Result<(Merged, Option<Rebase>)> {
@@ -228,7 +234,7 @@ impl Replica {
             remote: Arc::clone(&remote) as _,
             changed_here: base.changed(),
             changed_there: remote.changed(),
-            retired: 0,
+            retired,
         };
         let mut top = Pages::new(head.page_size);
         let mut take = |number, page: &[u8]| match number == head.page_size.lock_page() {
@@ -284,7 +290,7 @@ impl RebaseReport {
 }
 
 /// A merge that is about to enter the log.
-struct Rebase {
+pub(super) struct Rebase {
     /// The base from then on.
     base: Rebased,
     /// Pages of the base that are others in the merged content, as they are in the base.
@@ -295,7 +301,13 @@ struct Rebase {
 
 impl Rebase {
     /// What `top`, pages over those of the remote up to `size`, makes of the local content.
-    fn new(replica: &Replica, states: &States, head: Head, top: &Pages, size: u32) -> Result<Self> {
+    pub(super) fn new(
+        replica: &Replica,
+        states: &States,
+        head: Head,
+        top: &Pages,
+        size: u32,
+    ) -> Result<Self> {
         let (local, remote) = (&*states.local, &*states.remote);
         let lock_page = head.page_size.lock_page();
         let page = || vec![0; head.page_size.bytes()];
@@ -352,7 +364,7 @@ impl Rebase {
     }
 
     /// Records it, and enters it over `now`.
-    fn enter(
+    pub(super) fn enter(
         &self,
         handle: &Handle,
         store: &dyn Store,
@@ -365,6 +377,9 @@ impl Rebase {
             for page in self.images.iter() {
                 let (number, image) = page?;
                 store.keep_image(Epoch::Rebase, number, &image)?;
+            }
+            if store.base()?.is_none() {
+                store.set_base(&version::base_of(now))?;
             }
             store.set_rebased(&self.base)
         })?;
