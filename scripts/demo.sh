@@ -29,29 +29,32 @@ json() { "$sqlite" -batch -init /dev/null :memory: "SELECT json_extract('${1//\'
 
 # Each shell is a background process with a pipe in and a file out; a mark tells that it is done.
 asked=0
-ask() { # name, statements: the shell's answer in $answer
-  local name=$1 mark seconds=0 in
+run() { # name, statements: the shell's answer in $answer, its error in $refusal
+  local name=$1 mark waited=0 in from
   asked=$((asked + 1))
   mark="=done-$asked="
   if [[ $name == primary ]]; then in=$primary_in; else in=$replica_in; fi
-  local from
   from=$(($(size "$work/$name.out") + 1))
   printf '%s\n.print %s\n' "$2" "$mark" >&"$in"
   until tail -c "+$from" "$work/$name.out" | grep -qxF -- "$mark"; do
     sleep 0.01
-    seconds=$((seconds + 1))
-    ((seconds < 30000)) || fail "the $name does not answer: $(cat "$work/$name.err")"
-    [[ ! -s $work/$name.err ]] || fail "the $name says: $(cat "$work/$name.err")"
+    waited=$((waited + 1))
+    ((waited < 30000)) || fail "the $name does not answer: $(cat "$work/$name.err")"
   done
-  [[ ! -s $work/$name.err ]] || fail "the $name says: $(cat "$work/$name.err")"
   answer=$(tail -c "+$from" "$work/$name.out" | grep -vxF -- "$mark" || true)
+  refusal=$(<"$work/$name.err")
+  : >"$work/$name.err"
+}
+ask() { # name, statements that succeed: the shell's answer in $answer
+  run "$@"
+  [[ -z $refusal ]] || fail "the $1 says: $refusal"
 }
 start() { # name
   : >"$work/$1.out"
   : >"$work/$1.err"
   mkfifo "$work/$1.in"
   (cd "$work" && exec "$sqlite" -batch -noheader -init /dev/null) \
-    <"$work/$1.in" >"$work/$1.out" 2>"$work/$1.err" &
+    <"$work/$1.in" >"$work/$1.out" 2>>"$work/$1.err" &
 }
 # By .sha3sum in both shells: their own reading of all rows and of the schema.
 compare() { # words
@@ -192,5 +195,28 @@ compare "of the encrypted replica"
   fail "plain sqlite3 reads the encrypted replica"
 [[ $plain == *'not a database'* ]] || fail "plain sqlite3 says of the encrypted replica: $plain"
 say "  A second replica, encrypted with the key in a file: plain sqlite3 says '${plain#*: }', no file holds 'libreplica'."
+
+say "10. Offline: both sides write, and find each other again"
+ask replica ".open file:offline.db?vfs=replica&sync_url=$url&offline=1
+UPDATE package SET priority = 'local' WHERE name IN ('bash', 'dash');
+INSERT INTO package VALUES ('from-the-road', '1.0', 'amd64', 'database', 'optional', 'demo', 1, 1, 'written without a network');
+INSERT INTO description(rowid, name, text) SELECT rowid, name, description FROM package WHERE name = 'from-the-road';
+SELECT pending_transactions || ' transactions, ' || pending_rows || ' rows on ' || pending_pages || ' pages' FROM replica_status;"
+say "  Written in the local file only: $answer."
+ask primary "UPDATE package SET priority = 'primary' WHERE name IN ('bash', 'grep');"
+run replica 'SELECT replica_rebase();'
+[[ $refusal == *'1 rows were changed here and on the remote'* ]] || fail "replica_rebase() says: $answer $refusal"
+ask replica "SELECT json_extract(key, '$.name') || ' has the priority ' || json_extract(local, '$.priority') || ' here, '
+|| json_extract(remote, '$.priority') || ' there' FROM replica_conflicts;"
+say "  The primary changed two packages meanwhile, one of them the same. replica_rebase() refuses, replica_conflicts tells:" \
+  "$answer."
+ask replica "SELECT replica_rebase('local');"
+say "  SELECT replica_rebase('local') decides: $(json "$answer" rows) rows put on top of the primary's," \
+  "$(count "$(json "$answer" bytes_sent)") bytes sent."
+ask primary "SELECT group_concat(name || ' ' || priority, ', ') FROM (SELECT * FROM package WHERE priority IN ('local', 'primary')
+OR name = 'from-the-road' ORDER BY name);"
+say "  The primary has $answer."
+[[ $answer == 'bash local, dash local, from-the-road optional, grep primary' ]] || fail "that is wrong"
+compare "after the rebase"
 
 say "Everything is equal."
