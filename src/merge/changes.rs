@@ -12,7 +12,7 @@ use super::states::Two;
 use super::table::{Key, Table};
 use crate::error::{Error, Result};
 use crate::page::PageNumber;
-use crate::rows::difference::Difference;
+use crate::rows::difference::{Difference, Extent};
 use crate::rows::record::Value;
 use crate::rows::view::View;
 
@@ -107,12 +107,13 @@ impl<'a> Comparison<'a> {
         new: Option<&Table>,
     ) -> Result<BTreeSet<Vec<Value>>> {
         let root = |schema: &Schema, table: Option<&Table>| {
-            table.and_then(|table| schema.root(&table.stored))
+            table.and_then(|table| Some(schema.stored(&table.stored)?.root))
         };
         let (old_root, new_root) = (root(self.old, old), root(self.new, new));
+        let extent = self.extent(old, new);
         let columns = match &table.key {
             Key::Columns(columns) if !table.has_rowids => {
-                let keys = self.rows.keys(old_root, new_root, columns.len())?;
+                let keys = self.rows.keys(old_root, new_root, columns.len(), extent)?;
                 let decode = |value| self.new.encoding.decode(value);
                 let decoded = |key: Vec<Value>| key.into_iter().map(decode).collect();
                 return Ok(keys.into_iter().map(decoded).collect());
@@ -120,7 +121,7 @@ impl<'a> Comparison<'a> {
             Key::Columns(columns) => Some(columns),
             Key::Rowid(_) => None,
         };
-        let rowids = self.rows.rowids(old_root, new_root)?;
+        let rowids = self.rows.rowids(old_root, new_root, extent)?;
         if columns.is_none() {
             let key = |rowid| vec![Value::Integer(rowid)];
             return Ok(rowids.into_iter().map(key).collect());
@@ -144,6 +145,25 @@ impl<'a> Comparison<'a> {
             }
         }
         Ok(keys)
+    }
+
+    /// Which rows may differ by the definitions of their table.
+    fn extent(&self, old: Option<&Table>, new: Option<&Table>) -> Extent {
+        let (Some(old), Some(new)) = (old, new) else {
+            return Extent::Pages;
+        };
+        let sql = |schema: &'a Schema, table: &Table| {
+            let object = schema.stored(&table.stored)?;
+            Some(&object.sql)
+        };
+        if new.has_moved_columns(old) {
+            Extent::Table
+        } else if sql(self.old, old) == sql(self.new, new) && self.old.encoding == self.new.encoding
+        {
+            Extent::Cells
+        } else {
+            Extent::Pages
+        }
     }
 
     /// Whether VACUUM may have given the rows of a table other rowids.

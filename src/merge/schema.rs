@@ -137,13 +137,13 @@ impl Schema {
         self.all(kind).find(|object| object.is_called(name))
     }
 
-    /// The root of a table of any kind that is called so.
-    pub fn root(&self, table: &str) -> Option<u32> {
+    /// The table with a B-tree that is called so.
+    pub fn stored(&self, table: &str) -> Option<&Object> {
         let is_it = |object: &&Object| {
             object.is_called(table)
                 && matches!(object.kind, Kind::Table | Kind::Shadow | Kind::Internal)
         };
-        self.objects.iter().find(is_it).map(|object| object.root)
+        self.objects.iter().find(is_it)
     }
 
     /// The roots of all B-trees.

@@ -179,6 +179,15 @@ impl Table {
         self.columns.iter().enumerate().map(counterpart).collect()
     }
 
+    /// Whether a column that both have has another place here: what a row holds under a name may be
+    /// different then though nobody wrote to it.
+    pub fn has_moved_columns(&self, earlier: &Table) -> bool {
+        let place = |name: String| earlier.columns.iter().position(|column| *column == name);
+        let counterparts = self.counterparts(earlier).into_iter().enumerate();
+        let mut places = counterparts.filter_map(|(n, name)| Some((n, place(name?)?)));
+        places.any(|(here, before)| here != before)
+    }
+
     /// Whether rows of both have the same keys.
     pub fn has_key_of(&self, earlier: &Table) -> bool {
         match (&self.key, &earlier.key) {

@@ -1,10 +1,10 @@
 //! Rows that may be others in one state of a database than in another.
 //!
 //! A row is another one only where a page changed that holds it, or where such a page came into its
-//! tree or left it. So the work follows the changed pages, and the interior pages of the trees. One
-//! case tells no row by that: a value of unchanged size that is written over in place may change
-//! overflow pages only. Changed pages that belong to nothing else are looked for among the overflow
-//! pages of all rows then.
+//! tree or left it. So the work follows the changed pages, and the interior pages of the trees. On such
+//! pages, rows whose cells are byte for byte the same are the same. One case tells no row by that: a
+//! value of unchanged size that is written over in place may change overflow pages only. Changed pages
+//! that belong to nothing else are looked for among the overflow pages of all rows then.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -14,6 +14,17 @@ use super::tree::Tree;
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::page::PageNumber;
+
+/// Which rows of a table may differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Those whose cells do. The table has the same definition in both states.
+    Cells,
+    /// All on pages that changed: equal cells may hold different rows.
+    Pages,
+    /// All: cells that nobody wrote to may hold different rows.
+    Table,
+}
 
 /// One of two states.
 struct Side<'a> {
@@ -59,13 +70,13 @@ impl<'a> Difference<'a> {
     }
 
     /// The rowids in a table of rows that may differ; without a root it is not there.
-    pub fn rowids(&self, old: Option<u32>, new: Option<u32>) -> Result<BTreeSet<i64>> {
-        let mut rowids = BTreeSet::new();
-        self.visit(old, new, |_, cell| {
-            rowids.insert(cell.rowid);
-            Ok(())
-        })?;
-        Ok(rowids)
+    pub fn rowids(
+        &self,
+        old: Option<u32>,
+        new: Option<u32>,
+        extent: Extent,
+    ) -> Result<BTreeSet<i64>> {
+        self.take(old, new, extent, |_, cell| Ok(cell.rowid))
     }
 
     /// The first `columns` of rows that may differ in a table WITHOUT ROWID.
@@ -74,34 +85,63 @@ impl<'a> Difference<'a> {
         old: Option<u32>,
         new: Option<u32>,
         columns: usize,
+        extent: Extent,
     ) -> Result<BTreeSet<Vec<Value>>> {
-        let mut keys = BTreeSet::new();
-        self.visit(old, new, |side, cell| {
-            keys.insert(record::first_columns(&side.payload(cell)?, columns)?);
-            Ok(())
-        })?;
-        Ok(keys)
+        self.take(old, new, extent, |side, cell| {
+            record::first_columns(&side.payload(cell)?, columns)
+        })
     }
 
-    fn visit(
+    /// What `take` makes of the cells that may differ.
+    fn take<T: Ord>(
         &self,
         old: Option<u32>,
         new: Option<u32>,
-        mut visit: impl FnMut(&Side<'a>, &Cell<'_>) -> Result<()>,
-    ) -> Result<()> {
+        extent: Extent,
+        take: impl Fn(&Side<'a>, &Cell<'_>) -> Result<T>,
+    ) -> Result<BTreeSet<T>> {
         let nothing = Tree::default();
         let (old, new) = (self.old.tree(old, &nothing)?, self.new.tree(new, &nothing)?);
-        for (side, tree, other) in [(&self.old, old, new), (&self.new, new, old)] {
-            for number in tree.with_rows() {
-                let is_same = !self.changed.contains(&number) && other.has(number);
-                if is_same && self.loose.is_empty() {
-                    continue;
-                }
-                let page = Page::read(side.view, number, side.usable)?;
-                for cell in page.cells()? {
-                    if !is_same || side.has_any(&cell, &self.loose)? {
-                        visit(side, &cell)?;
-                    }
+        let mut found = BTreeSet::new();
+        let mut before = HashMap::new();
+        self.visit(&self.old, old, new, extent, |cell| {
+            let taken = take(&self.old, cell)?;
+            match fingerprint(cell, extent) {
+                Some(fingerprint) => drop(before.insert(fingerprint, taken)),
+                None => drop(found.insert(taken)),
+            }
+            Ok(())
+        })?;
+        self.visit(&self.new, new, old, extent, |cell| {
+            let same = fingerprint(cell, extent).and_then(|cell| before.remove(&cell));
+            if same.is_none() {
+                found.insert(take(&self.new, cell)?);
+            }
+            Ok(())
+        })?;
+        found.extend(before.into_values());
+        Ok(found)
+    }
+
+    /// Visits the cells of one side's `tree` that have no counterpart on an unchanged page of the `other`.
+    fn visit(
+        &self,
+        side: &Side<'a>,
+        tree: &Tree,
+        other: &Tree,
+        extent: Extent,
+        mut visit: impl FnMut(&Cell<'_>) -> Result<()>,
+    ) -> Result<()> {
+        for number in tree.with_rows() {
+            let is_same =
+                extent != Extent::Table && !self.changed.contains(&number) && other.has(number);
+            if is_same && self.loose.is_empty() {
+                continue;
+            }
+            let page = Page::read(side.view, number, side.usable)?;
+            for cell in page.cells()? {
+                if !is_same || side.has_any(&cell, &self.loose)? {
+                    visit(&cell)?;
                 }
             }
         }
@@ -134,6 +174,17 @@ impl<'a> Difference<'a> {
         }
         Ok(loose)
     }
+}
+
+/// Tells cells apart that hold all of their row.
+fn fingerprint(cell: &Cell<'_>, extent: Extent) -> Option<blake3::Hash> {
+    let is_whole = extent == Extent::Cells && cell.overflow.is_none();
+    is_whole.then(|| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&cell.rowid.to_le_bytes());
+        hasher.update(cell.first);
+        hasher.finalize()
+    })
 }
 
 impl<'a> Side<'a> {

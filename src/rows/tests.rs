@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
-use super::difference::Difference;
+use super::difference::{Difference, Extent};
 use super::record::Value;
 use super::view::View;
 use crate::error::Result;
@@ -206,14 +206,23 @@ fn check(page_size: u32, vacuum: u32, rows: u32, steps: &[Step]) -> bool {
     let root = |roots: &BTreeMap<String, u32>, table: &str| roots.get(table).copied();
     for table in ["plain", "large", "named"] {
         let found = difference
-            .rowids(root(&old_roots, table), root(&new_roots, table))
+            .rowids(
+                root(&old_roots, table),
+                root(&new_roots, table),
+                Extent::Cells,
+            )
             .unwrap();
         for rowid in really(&new, &old, table, "rowid") {
             assert!(found.contains(&rowid.parse().unwrap()), "{table} {rowid}");
         }
     }
     let found = difference
-        .keys(root(&old_roots, "keyed"), root(&new_roots, "keyed"), 2)
+        .keys(
+            root(&old_roots, "keyed"),
+            root(&new_roots, "keyed"),
+            2,
+            Extent::Cells,
+        )
         .unwrap();
     let found: BTreeSet<_> = found
         .iter()
@@ -288,7 +297,9 @@ fn overflow_pages_alone_are_found() {
         assert_eq!(changed.len(), 1);
         let difference = Difference::new((&before, &[root]), (&after, &[root]), &changed).unwrap();
         assert!(difference.is_scan());
-        let found = difference.rowids(Some(root), Some(root)).unwrap();
+        let found = difference
+            .rowids(Some(root), Some(root), Extent::Cells)
+            .unwrap();
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [33], "{vacuum}");
         fs::remove_dir_all(&directory).unwrap();
     }
@@ -307,15 +318,15 @@ fn one_row_is_found_among_its_neighbours() {
     let all: Vec<_> = roots.values().copied().collect();
     let changed = before.differing(&after);
     let difference = Difference::new((&before, &all), (&after, &all), &changed).unwrap();
-    let root = Some(roots["plain"]);
-    let found = difference.rowids(root, root).unwrap();
-    assert!(
-        found.contains(&9999) && found.len() < 200,
-        "{}",
-        found.len()
-    );
-    let root = Some(roots["large"]);
-    assert!(difference.rowids(root, root).unwrap().is_empty());
+    let found = |table: &str, extent| {
+        let root = Some(roots[table]);
+        difference.rowids(root, root, extent).unwrap()
+    };
+    assert_eq!(found("plain", Extent::Cells), BTreeSet::from([9999]));
+    let neighbours = found("plain", Extent::Pages);
+    assert!(neighbours.contains(&9999) && (2..200).contains(&neighbours.len()));
+    assert_eq!(found("plain", Extent::Table).len(), 20_000);
+    assert!(found("large", Extent::Pages).is_empty());
     assert!(!difference.is_scan());
     fs::remove_dir_all(&directory).unwrap();
 }
