@@ -3,6 +3,7 @@
 mod changes;
 mod commit;
 mod discard;
+mod entry;
 mod mode;
 mod push;
 mod rebase;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::rebase::Rebase;
+use super::entry::Entry;
 use super::view::LocalView;
 use crate::database::handle::Handle;
 use crate::database::offline::Base;
@@ -92,9 +92,9 @@ impl Replica {
                 changed_there: Default::default(),
                 retired,
             };
-            let rebase = Rebase::new(self, &states, head, &top, state.database_size)?;
+            let entry = Entry::new(self, &states, head, &top, state.database_size)?;
             drop(states);
-            rebase.enter(handle, store, writer, &state, random)?;
+            entry.enter(handle, store, writer, &state, random)?;
             store.set_retired(0).map(|()| true)
         })
     }
