@@ -7,13 +7,16 @@ pub enum Bug {
     IgnoreTheBase,
     /// A replica enters a batch over content that is newer than the batch was made for.
     ApplyOverNewerContent,
-    /// A replica does not remember what it is about to enter. As the next two planted outside the
+    /// A replica does not remember what it is about to enter. As the next ones planted outside the
     /// engine.
     #[cfg(test)]
     ForgetTheIntent,
     /// A replica records a position before the content is published.
     #[cfg(test)]
     RecordBeforePublish,
+    /// A replica does not remember which base a merge has that it is about to enter.
+    #[cfg(test)]
+    ForgetTheNewBase,
     /// A replica asks for the position where it does not know what became of a push.
     #[cfg(test)]
     ResolveByAsking,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::file::File;
 use super::memory::Index;
+use super::merging;
 use super::process::Process;
 use super::sqlite::Sqlite;
 use super::store::SimulatedStore;
@@ -18,6 +19,8 @@ use crate::database::paths;
 use crate::database::store::Store;
 use crate::database::views::Views;
 use crate::error::{Error, Result};
+use crate::merge::{Merged, Policy, States};
+use crate::page::PageNumber;
 use crate::rows::view::View;
 
 /// The host.
@@ -84,6 +87,16 @@ impl Host for SimulatedHost {
         _: &[(&str, Arc<dyn View>)],
     ) -> Result<Box<dyn Views>> {
         Err(Error::Misuse("no SQL is run here".to_owned()))
+    }
+
+    fn merge(
+        &self,
+        _: &Path,
+        states: &States,
+        policy: Policy,
+        take: &mut dyn FnMut(PageNumber, &[u8]) -> Result<()>,
+    ) -> Result<(Merged, u32)> {
+        merging::merge(&self.0, states, policy, take)
     }
 
     fn open_store(&self, path: &Path) -> Result<Box<dyn Store>> {

@@ -4,7 +4,7 @@
 //! transaction that made it, and that one the content it was computed from, back to the first one. A
 //! content that nobody made is a torn one, or one in which a transaction is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::page::ContentDigest;
 use crate::position::Position;
@@ -32,6 +32,8 @@ pub(super) struct Floor(u32);
 /// A transaction that somebody tried.
 struct Attempt {
     base: Key,
+    /// The content whose transactions it holds as well, beside those that led to `base`.
+    carries: Option<Key>,
     /// How many transactions led to it, itself included.
     depth: u32,
     /// When its program began to read.
@@ -57,6 +59,10 @@ pub(super) struct Ledger {
     /// The content of each position.
     positions: BTreeMap<u64, (Position, Key)>,
     lsns: BTreeMap<Key, u64>,
+    /// What processes have merged that are about to rebase.
+    merging: BTreeMap<u64, Option<Key>>,
+    /// How many merges there were.
+    pub(super) merges: u64,
     /// How often the primary could not tell which transactions led to its content.
     pub(super) gaps: u64,
 }
@@ -158,6 +164,7 @@ impl Ledger {
             .ok_or("a transaction is computed from a content that no transaction made")?;
         let attempt = Attempt {
             base,
+            carries: None,
             depth: depth + 1,
             begun,
             told: Told::Nothing,
@@ -166,6 +173,79 @@ impl Ledger {
         };
         self.attempts.insert(after.to_bytes(), attempt);
         Ok(())
+    }
+
+    /// A process begins a rebase.
+    pub(super) fn begin_merging(&mut self, process: u64) {
+        self.merging.insert(process, None);
+    }
+
+    /// It was told that it is done: what it merged, if it did, is on the primary.
+    pub(super) fn end_merging(&mut self, process: u64, now: u64) {
+        let merged = self.merging.remove(&process).flatten();
+        if let Some(attempt) = merged.and_then(|key| self.attempts.get_mut(&key)) {
+            (attempt.told, attempt.careless) = (Told::Committed(now), false);
+        }
+    }
+
+    /// A program is about to enter a merge of the remote's content and the local one, which began with
+    /// the same `base`.
+    pub(super) fn merge(
+        &mut self,
+        (process, machine, careless): (u64, usize, bool),
+        begun: u64,
+        (base, local): (ContentDigest, ContentDigest),
+        remote: ContentDigest,
+        after: ContentDigest,
+    ) -> Result<(), String> {
+        let [base, local, remote] = [base, local, remote].map(|content| content.to_bytes());
+        for (key, name) in [(local, "local"), (remote, "remote's")] {
+            if !self.comes_from(key, base) {
+                return Err(format!(
+                    "the {name} content of a merge did not begin with its base"
+                ));
+            }
+        }
+        let depth = self.depth(&local).max(self.depth(&remote)).unwrap_or(0) + 1;
+        let attempt = Attempt {
+            base: remote,
+            carries: Some(local),
+            depth,
+            begun,
+            told: Told::Nothing,
+            machine,
+            careless,
+        };
+        self.attempts.insert(after.to_bytes(), attempt);
+        self.merges += 1;
+        if let Some(merged) = self.merging.get_mut(&process) {
+            *merged = Some(after.to_bytes());
+        }
+        Ok(())
+    }
+
+    /// Whether `base` is among the contents that led to one.
+    fn comes_from(&self, mut key: Key, base: Key) -> bool {
+        while key != base {
+            match self.attempts.get(&key) {
+                Some(attempt) => key = attempt.base,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The contents whose transactions are in one, without those that led to it.
+    fn carried(&self, chain: &[(Key, &Attempt)]) -> BTreeSet<Key> {
+        let mut left: Vec<Key> = chain.iter().filter_map(|(_, it)| it.carries).collect();
+        let mut carried = BTreeSet::new();
+        while let Some(key) = left.pop() {
+            if let (true, Some(attempt)) = (carried.insert(key), self.attempts.get(&key)) {
+                left.push(attempt.base);
+                left.extend(attempt.carries);
+            }
+        }
+        carried
     }
 
     /// What the program was told.
@@ -208,9 +288,10 @@ impl Ledger {
             .zip(1..)
             .map(|((key, _), n)| (*key, n))
             .collect();
+        let carried = self.carried(&chain);
         for (key, attempt) in &self.attempts {
             match (attempt.told, number.get(key)) {
-                (Told::Committed(_), None) => {
+                (Told::Committed(_), None) if !carried.contains(key) => {
                     return Err(format!(
                         "transaction {} of machine {} was acknowledged and is lost",
                         attempt.depth, attempt.machine
@@ -219,6 +300,13 @@ impl Ledger {
                 (Told::Refused, Some(n)) => {
                     return Err(format!(
                         "transaction {n} is there, and its program was told that it is not"
+                    ));
+                }
+                (Told::Refused, None) if carried.contains(key) => {
+                    return Err(format!(
+                        "transaction {} of machine {} was merged, and its program was told that it is \
+                         not there",
+                        attempt.depth, attempt.machine
                     ));
                 }
                 _ => {}

@@ -24,6 +24,7 @@ mod host;
 mod ledger;
 mod machine;
 mod memory;
+mod merging;
 mod network;
 mod plan;
 mod planted;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::random::Random;
 use crate::database::settings::WriteMode;
+use crate::merge::Policy;
 use crate::planted::Bug;
 
 /// The parameters of one run.
@@ -35,6 +36,10 @@ pub(super) struct Plan {
     pub(super) memory: u64,
     /// Whether one replica is written offline, and nothing else is written; the primary stays up.
     pub(super) offline: bool,
+    /// Whether others write meanwhile after all, so that it has to put what it wrote on top of that.
+    pub(super) rebases: bool,
+    /// What it decides unasked, where it has to.
+    pub(super) on_conflict: Option<Policy>,
     /// Whether commits of SQLite are synced (`synchronous=FULL`).
     pub(super) synced: bool,
     pub(super) write_mode: WriteMode,
@@ -68,6 +73,8 @@ impl Plan {
             network: random.of(&[0, 4, 10]),
             memory: random.of(&[0, 0, 5]),
             offline: false,
+            rebases: false,
+            on_conflict: None,
             synced: random.once_in(2),
             write_mode: random.of(&[
                 WriteMode::Auto,
@@ -90,6 +97,17 @@ impl Plan {
             writers: 0,
             replicas: 2,
             ..Self::new(seed)
+        }
+    }
+
+    /// The same of a run in which one replica is written offline, and everything else as well.
+    pub(super) fn rebase(seed: u64) -> Self {
+        let mut random = Random::new(seed, 6);
+        Self {
+            rebases: true,
+            on_conflict: random.of(&[None, None, Some(Policy::Local), Some(Policy::Remote)]),
+            writers: random.of(&[0, 1]),
+            ..Self::offline(seed)
         }
     }
 

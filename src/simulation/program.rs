@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::ledger::{Floor, Told};
 use super::process::Process;
 use super::random::Random;
+use super::replica::WRITER;
 use super::sqlite::{Content, Sqlite};
 use super::transaction::{Change, Transaction};
 use crate::error::{Error, Result};
@@ -108,7 +109,7 @@ impl Program<'_> {
         let mut transaction = Transaction::begin(&mut self.sqlite, writing, lock, base.size)?;
         // What a replica commits is on the primary, however it syncs.
         // On a replica it is the primary that syncs, unless it is committed there first.
-        let offline = self.process.with(|state| state.plan.offline);
+        let offline = self.process.with(|state| state.plan.offline) && machine == WRITER;
         let careless = (!is_replica || offline) && !change.synced;
         let digest = after.digest();
         let attempted = process.with(|state| {

@@ -15,6 +15,7 @@ use super::sqlite::Sqlite;
 use crate::database::host::Host;
 use crate::database::settings::Settings;
 use crate::error::{Error, Result};
+use crate::merge::Policy;
 use crate::replica::follower::Replica;
 use crate::replica::writing::Writing;
 
@@ -64,16 +65,18 @@ fn lived(process: &Process, task: &mut Task) -> Result<End> {
         look(process, task.random.once_in(2))?;
     }
     let host: Arc<dyn Host> = Arc::new(SimulatedHost(process.clone()));
-    let (timeout, write_mode) = process.with(|state| {
+    let (timeout, write_mode, on_conflict) = process.with(|state| {
         (
             Duration::from_secs(state.plan.timeout),
             state.plan.write_mode,
+            state.plan.on_conflict,
         )
     });
     let settings = Settings {
         sync_url: Some("http://primary/app".to_owned()),
         sync_timeout: Some(timeout),
         write_mode: Some(write_mode),
+        on_conflict,
         ..Settings::default()
     };
     let store = host.open_store(path)?;
@@ -81,10 +84,11 @@ fn lived(process: &Process, task: &mut Task) -> Result<End> {
     let replica = Replica::new(host, path.to_owned(), settings, Some(store))?.with_remote(remote);
     let replica = Arc::new(replica);
     replica.make()?;
-    let role = match process.with(|state| state.plan.offline) {
-        false => Role::Online,
-        true if process.machine_number() == WRITER => Role::Offline,
-        true => Role::Follower,
+    let role = match process.with(|state| (state.plan.offline, state.plan.rebases)) {
+        (false, _) => Role::Online,
+        (true, _) if process.machine_number() == WRITER => Role::Offline,
+        (true, false) => Role::Follower,
+        (true, true) => Role::Online,
     };
     if role == Role::Offline {
         replica.set_offline(true)?;
@@ -137,6 +141,10 @@ fn step(program: &mut Program<'_>, replica: &Replica, role: Role) -> Result<()> 
     match program.random.below(32) {
         0..16 if role == Role::Follower => sync(program.process, replica),
         0..4 if role == Role::Offline => push(program.process, replica),
+        4..8 if role == Role::Offline && program.process.with(|state| state.plan.rebases) => {
+            let policy = [Policy::Fail, Policy::Local, Policy::Remote];
+            rebase(program.process, replica, program.random.of(&policy))
+        }
         0..16 => program.write(),
         16..20 => program.read().map(drop),
         20..24 => sync(program.process, replica),
@@ -157,8 +165,23 @@ fn push(process: &Process, replica: &Replica) -> Result<()> {
     Ok(())
 }
 
+fn rebase(process: &Process, replica: &Replica, policy: Policy) -> Result<()> {
+    process.with(|state| state.ledger.begin_merging(process.id()));
+    let report = replica.rebase(Some(policy))?.report;
+    process.note(|| format!("has rebased from {} to {}", report.from, report.to));
+    process.with(|state| state.ledger.end_merging(process.id(), state.now));
+    Ok(())
+}
+
 fn sync(process: &Process, replica: &Replica) -> Result<()> {
-    let report = replica.sync()?;
+    let report = match replica.sync() {
+        // Nothing goes wrong any more: so nobody decides otherwise.
+        Err(Error::Diverged(_)) if process.with(|state| state.is_calm() && state.plan.rebases) => {
+            rebase(process, replica, Policy::Local)?;
+            replica.sync()?
+        }
+        done => done?,
+    };
     process.note(|| format!("has synced from {} to {}", report.from, report.to));
     if replica.is_offline()? {
         // The content on record may be a newer one.
@@ -227,6 +250,11 @@ pub(super) fn surely(process: &Process, what: &str, mut work: impl FnMut() -> Re
 /// Errors that only a bug makes.
 fn check_replica(process: &Process, what: &str, error: &Error) {
     check(process, what, error);
+    let has_to_rebase =
+        process.machine_number() == WRITER && process.with(|state| state.plan.rebases);
+    if has_to_rebase && matches!(error, Error::Diverged(_)) {
+        return;
+    }
     if let Error::Misuse(_)
     | Error::ReadOnly(_)
     | Error::CannotOpen(_)

@@ -29,6 +29,7 @@ pub(super) struct Outcome {
     pub(super) steps: u64,
     pub(super) transactions: u64,
     pub(super) messages: u64,
+    pub(super) merges: u64,
     /// Times the primary lost track of its history.
     pub(super) gaps: u64,
     /// Faults drawn.
@@ -173,6 +174,7 @@ fn outcome(world: &World) -> Outcome {
         steps: state.steps,
         transactions: state.transactions,
         messages: state.network.messages,
+        merges: state.ledger.merges,
         gaps: state.ledger.gaps.saturating_sub(1),
         drawn: state.faults.drawn,
         faults: state.faults.counts,

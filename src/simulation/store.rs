@@ -507,6 +507,9 @@ impl OfflineStore for SimulatedStore {
     }
 
     fn set_rebased(&self, rebased: &Rebased) -> Result<()> {
+        if planted::is(Bug::ForgetTheNewBase) {
+            return Ok(());
+        }
         self.change("set rebased", |content| content.rebased = Some(*rebased))
     }
 

@@ -37,6 +37,11 @@ fn invariants_of_a_replica_that_is_written_offline_hold() {
     hold(Plan::offline);
 }
 
+#[test]
+fn invariants_of_a_replica_that_rebases_hold() {
+    hold(Plan::rebase);
+}
+
 fn hold(plan_of: fn(u64) -> Plan) {
     let (first, count) = match setting("REPLICA_SEED") {
         Some(seed) => (seed, 1),
@@ -91,7 +96,10 @@ fn a_seed_is_one_exact_run() {
 /// The first seed that finds a bug.
 fn finds(bug: Bug) -> Plan {
     let mut seeds = (0..SEEDS_OF_A_BUG).map(|seed| {
-        let mut plan = Plan::new(seed);
+        let mut plan = match bug {
+            Bug::ForgetTheNewBase => Plan::rebase(seed),
+            _ => Plan::new(seed),
+        };
         plan.bug = Some(bug);
         if bug == Bug::ApplyOverNewerContent {
             // It takes two processes to be in each other's way.
@@ -126,6 +134,11 @@ fn a_replica_that_records_before_it_publishes_is_found() {
 #[test]
 fn a_replica_that_applies_over_newer_content_is_found() {
     finds(Bug::ApplyOverNewerContent);
+}
+
+#[test]
+fn a_replica_that_forgets_its_new_base_is_found() {
+    println!("{:?}", finds(Bug::ForgetTheNewBase));
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub(super) struct Totals {
     steps: u64,
     transactions: u64,
     messages: u64,
+    merges: u64,
     gaps: u64,
     faults: [u64; KINDS.len()],
 }
@@ -21,6 +22,7 @@ impl Totals {
         self.steps += outcome.steps;
         self.transactions += outcome.transactions;
         self.messages += outcome.messages;
+        self.merges += outcome.merges;
         self.gaps += outcome.gaps;
         for (total, count) in self.faults.iter_mut().zip(outcome.faults) {
             *total += count;
@@ -34,6 +36,7 @@ impl Totals {
             (self.steps, "steps"),
             (self.transactions, "transactions committed"),
             (self.messages, "messages"),
+            (self.merges, "merges of a rebase"),
             (self.gaps, "times the primary lost track of its history"),
         ];
         figures.extend(
