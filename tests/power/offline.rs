@@ -1,4 +1,5 @@
-//! A replica that is written offline loses power at any moment of its commits, pushes and checkpoints.
+//! A replica that is written offline loses power at any moment of its commits, pushes, rebases and
+//! checkpoints.
 //!
 //! Afterwards its content is that of a commit, none older than the last that was acknowledged where each
 //! was synced; it is understood, nothing of it counts as foreign, and a discard leads to what the remote
@@ -18,8 +19,8 @@ struct Recording {
     steps: Vec<Step>,
     /// By number; the first is not used, the second is what the bootstrap brought.
     states: Vec<Content>,
-    /// The states that the remote had, ascending.
-    bases: Vec<usize>,
+    /// What the remote had, and from the begin of which state on that may be the base, ascending.
+    bases: Vec<(usize, Content)>,
     url: String,
 }
 
@@ -51,7 +52,7 @@ fn record(
         "$.url",
     );
     let mut states = vec![0, content(&mut primary)?];
-    let mut bases = vec![1];
+    let mut bases = vec![(1, states[1])];
 
     let mut recorder = Recorder::new(&space.0.join("recorded"), &space.0.join("trace"));
     let database = recorder.dir().join("replica.db");
@@ -69,10 +70,24 @@ fn record(
         recorder.mark(&format!("ack {next}"));
         states.push(content(&mut replica)?);
         match round % 12 {
+            1 => {
+                primary.run(&format!(
+                    "UPDATE t SET g = g + 1000 WHERE k % 40 = {round} % 40;
+                     INSERT INTO t VALUES ({}, {round}, 'of the primary')",
+                    100_000 + round
+                ))?;
+                let next = states.len();
+                bases.push((next, content(&mut primary)?));
+                recorder.mark(&format!("start {next}"));
+                replica.value("SELECT replica_rebase('local')")?;
+                recorder.mark(&format!("ack {next}"));
+                states.push(content(&mut replica)?);
+                bases.push((next, states[next]));
+            }
             3 | 7 => drop(replica.run("PRAGMA wal_checkpoint")?),
             5 => {
                 replica.value("SELECT replica_push()")?;
-                bases.push(next);
+                bases.push((next, states[next]));
             }
             9 => {
                 replica.close()?;
@@ -153,16 +168,19 @@ fn check(recording: &Recording, cut: &Cut, dir: &Path) -> Result<(), Fault> {
     host.run("UPDATE t SET g = g + 1 WHERE k < 50")?;
     host.value("SELECT replica_discard()")?;
     let back = content(&mut host)?;
-    // A push that was begun with the last state may be on record, or not yet.
+    // A push, or a rebase, that was begun with the last state may be on record, or not yet.
     let newest = bases
         .iter()
-        .rposition(|base| *base < cut.begun)
+        .rposition(|(from, _)| *from < cut.begun)
         .unwrap_or(0);
-    let possible = &bases[newest..bases.len().min(newest + 2)];
-    if !possible.iter().any(|base| states[*base] == back) {
+    let mut possible = bases[newest..]
+        .iter()
+        .take_while(|(from, _)| *from <= cut.begun);
+    if !possible.any(|(_, base)| *base == back) {
         return Err(Fault::Broken(format!(
-            "a discard led to {:?}, not to one of {possible:?}",
-            states.iter().position(|state| *state == back)
+            "a discard led to {:?} after the begin of {}",
+            states.iter().position(|state| *state == back),
+            cut.begun
         )));
     }
     let verified = host.value("SELECT replica_verify()")?;
