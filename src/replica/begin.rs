@@ -81,13 +81,12 @@ impl Replica {
     fn question(&self) -> Result<Option<Option<Lease>>> {
         let clock = self.host().clock();
         let mode = self.settings().write_mode();
-        let (at_head, contended, leased, held) = {
+        let (at_head, contended, leased) = {
             let writes = self.writes();
             (
                 writes.is_at_head(&*clock),
                 writes.is_contended(&*clock),
                 writes.is_leased(&*clock, mode == WriteMode::Exclusive),
-                writes.lease(),
             )
         };
         let exclusive = match mode {
@@ -98,19 +97,25 @@ impl Replica {
         if at_head && (leased || !exclusive) {
             return Ok(None);
         }
-        if !exclusive {
-            return Ok(Some(None));
+        match exclusive {
+            true => Ok(Some(Some(self.wanted_lease()?))),
+            false => Ok(Some(None)),
         }
+    }
+
+    /// The lease that is asked for.
+    pub(super) fn wanted_lease(&self) -> Result<Lease> {
+        // Not another one than is held: it would wait for the end of the first.
+        let held = self.writes().lease();
         // An answer must come within the time-out.
         let wait = self.settings().timeout().mul_f64(0.8);
-        Ok(Some(Some(Lease {
-            // Not another one: it would wait for the end of the first.
+        Ok(Lease {
             id: match held {
                 Some(id) => id,
                 None => LeaseId(self.host().random()?),
             },
             wait_milliseconds: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
-        })))
+        })
     }
 
     /// Asks the remote; what it has beyond `state` is entered.

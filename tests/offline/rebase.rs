@@ -1,6 +1,6 @@
 //! What was written offline is put on top of what others wrote, row by row: single cases.
 
-use harness::{Files, Primary, Shell, assert_intact, assert_same, json, lsn_of};
+use harness::{Files, Host, Primary, Shell, assert_intact, assert_same, json, lsn_of};
 
 /// Notes of two columns.
 const NOTES: &str = "DROP TABLE note; CREATE TABLE note(id INTEGER PRIMARY KEY, text);
@@ -557,6 +557,25 @@ fn everybody_goes_on() {
         both.primary.sql("SELECT group_concat(who || n, ' ') FROM (SELECT who, count(*) AS n FROM tally GROUP BY who)"),
         "here20 second20 there20"
     );
+    both.end();
+}
+
+/// Another program writes to the primary, with hardly a pause: whoever rebases gets its turn.
+#[test]
+fn a_rebase_beside_a_writer_that_hardly_pauses() {
+    let mut both = Both::new("CREATE TABLE tally(who, n INTEGER, PRIMARY KEY (who, n))");
+    let mut plain = Host::plain_on(&both.files.app);
+    plain.repeat_with_pauses("main", "INSERT INTO tally VALUES ('plain', random())", 1);
+    for round in 0..10 {
+        // It takes longer than from one commit there to the next.
+        both.here("UPDATE note SET text = text || '.'")
+            .here(&format!("INSERT INTO tally VALUES ('here', {round})"));
+        both.rebase("local");
+    }
+    println!("transactions of the other program: {}", plain.stop());
+    let count = "SELECT count(*) FROM tally WHERE who = 'here'";
+    assert_eq!(both.primary.sql(count), "10");
+    both.rebase("fail");
     both.end();
 }
 

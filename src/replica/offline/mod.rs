@@ -1,5 +1,6 @@
 //! Replicas that are written offline: commits are made in the local file, and pushed later.
 
+mod beyond;
 mod changes;
 mod commit;
 mod discard;

@@ -209,11 +209,12 @@ impl Replica {
         for (number, _, hash) in &changed {
             digest.add(*number, *hash);
         }
+        let lease = self.writes().lease();
         let request = PushRequest {
             database: self.database_id()?,
             base: outgoing.base,
             nonce: outgoing.nonce,
-            lease: None,
+            lease,
             page_size: state.page_size,
             database_size: outgoing.database_size,
             content: outgoing.content,
@@ -253,6 +254,7 @@ impl Replica {
             }
             Outcome::Refused(refusal) => refusal,
         };
+        self.writes().conflicted(&*self.host().clock());
         self.refused(outgoing)?;
         Err(match refusal {
             Refusal::OtherDatabase(other) => Error::Misuse(format!(

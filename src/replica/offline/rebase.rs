@@ -25,10 +25,9 @@ use crate::error::{Error, Result};
 use crate::merge::{Merged, Policy, States};
 use crate::remote::{Remote, Traffic};
 use crate::replica::batch::Batch;
-use crate::replica::fetch::{Conversation, Fetched};
+use crate::replica::fetch::Fetched;
 use crate::replica::follower::Replica;
 use crate::replica::status::{Condition, Report};
-use crate::replica::transfer::Kind;
 
 /// Times the remote, or another process, may get in first.
 const MOST_ROUNDS: usize = 20;
@@ -76,6 +75,8 @@ impl Replica {
         waits: bool,
     ) -> Result<RebaseReport> {
         let done = self.rebase_rounds(remote, policy, waits);
+        // One that did not serve.
+        self.release_lease();
         if let Err(error) = &done {
             self.failed(error.to_string());
         }
@@ -148,25 +149,6 @@ impl Replica {
                 Ok(true)
             }
         }
-    }
-
-    fn fetch_beyond(
-        &self,
-        remote: &dyn Remote,
-        state: &State,
-        waits: bool,
-    ) -> (Result<Fetched>, Traffic) {
-        let begin = || Ok::<_, Error>((self.database_id()?, self.peer()?));
-        let (database, peer) = match begin() {
-            Ok(found) => found,
-            Err(error) => return (Err(error), Traffic::default()),
-        };
-        let transfer = self.begin_transfer(Kind::Sync, waits);
-        let mut conversation = Conversation::new(remote, Some(database))
-            .by(peer)
-            .watched(&transfer);
-        let fetched = conversation.changes(state.position, self, Some(self));
-        (fetched, conversation.traffic)
     }
 
     /// Enters what was fetched over `state`, where nothing was written, under a version of the schema that
