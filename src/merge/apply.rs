@@ -1,7 +1,9 @@
-//! Doing what happened to rows here on top of what the remote has: all that goes, then all that comes,
-//! so that no row is in the way of another one.
+//! Doing what happened to rows here on top of what the remote has.
+//!
+//! A row that is there stays where it is, so that pages stay alike. Where others are in its way that go,
+//! or change as well, it has to wait: those that are left go all, then come all.
 
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, Params, params_from_iter};
 
 use super::fts5::Mirror;
 use super::row::Reader;
@@ -47,21 +49,100 @@ impl Plan {
         }
     }
 
-    /// Takes away the rows that are other ones here, or gone.
-    fn delete(&self, connection: &Connection) -> Result<Vec<Option<Kept>>> {
+    /// Takes away rows that are gone here, and changes others in place; the keys of those that are left.
+    fn change(&self, connection: &Connection) -> Result<Vec<&[Value]>> {
+        let reader = Reader::new("local", &self.local, &self.local.columns);
+        let update = self.update();
+        let mut left = Vec::new();
+        for key in &self.keys {
+            let is_done = match (reader.row(connection, key)?, &update) {
+                (None, _) => {
+                    self.delete(connection, &[key])?;
+                    true
+                }
+                (Some(row), Some(update)) => self.change_row(connection, update, key, row)?,
+                (Some(_), None) => false,
+            };
+            if !is_done {
+                left.push(&key[..]);
+            }
+        }
+        Ok(left)
+    }
+
+    /// The statement that changes a row, by its columns and its key; `None` without columns.
+    fn update(&self) -> Option<String> {
+        let columns = self.written();
+        let set = columns.iter().zip(1..);
+        let set: Vec<_> = set
+            .map(|(column, n)| format!("{} = ?{n}", quoted(column)))
+            .collect();
+        let update = || {
+            format!(
+                "UPDATE OR ABORT {} SET {} WHERE {}",
+                place("main", &self.main.name),
+                set.join(", "),
+                self.is_row(columns.len() + 1)
+            )
+        };
+        (!columns.is_empty()).then(update)
+    }
+
+    /// Whether the row is there and could be changed.
+    fn change_row(
+        &self,
+        connection: &Connection,
+        update: &str,
+        key: &[Value],
+        row: Vec<Value>,
+    ) -> Result<bool> {
+        let values = row.iter().chain(key);
+        if self.mirrors.is_empty() {
+            return changes(connection, update, params_from_iter(values));
+        }
+        sql::run(connection, "SAVEPOINT replica_row", [])?;
+        for mirror in &self.mirrors {
+            mirror.remove(connection, key)?;
+        }
+        let is_done = changes(connection, update, params_from_iter(values))?;
+        if !is_done {
+            sql::run(connection, "ROLLBACK TO replica_row", [])?;
+        }
+        for mirror in self.mirrors.iter().filter(|_| is_done) {
+            mirror.add(connection, key)?;
+        }
+        sql::run(connection, "RELEASE replica_row", [])?;
+        Ok(is_done)
+    }
+
+    /// What the table's own columns are called where it is written.
+    fn written(&self) -> &[String] {
+        match &self.main.fts5 {
+            Some(fts5) => &fts5.columns,
+            None => &self.local.columns,
+        }
+    }
+
+    /// Whether a row of `main` has the key that parameters hold, from one on.
+    fn is_row(&self, first: usize) -> String {
+        match &self.main.fts5 {
+            Some(_) => format!("rowid = ?{first}"),
+            None => sql::equals(self.main.key.columns(), first),
+        }
+    }
+
+    /// Takes away the rows with these keys.
+    fn delete(&self, connection: &Connection, keys: &[&[Value]]) -> Result<Vec<Option<Kept>>> {
         let columns: Vec<_> = self.beside().cloned().chain(self.kept.clone()).collect();
         let has_rowid = self.beside().next().is_some();
         let reader = Reader::new("main", &self.main, &columns);
         let delete = format!(
             "DELETE FROM {} WHERE {}",
             place("main", &self.main.name),
-            match &self.main.fts5 {
-                Some(_) => "rowid = ?1".to_owned(),
-                None => sql::equals(self.main.key.columns(), 1),
-            }
+            self.is_row(1)
         );
-        let mut all = Vec::with_capacity(self.keys.len());
-        for key in &self.keys {
+        let mut all = Vec::with_capacity(keys.len());
+        for key in keys {
             let kept = reader.row(connection, key)?.map(|mut values| Kept {
                 rowid: has_rowid.then(|| values.remove(0)),
                 values: match self.kept.is_empty() {
@@ -73,7 +154,7 @@ impl Plan {
                 for mirror in &self.mirrors {
                     mirror.remove(connection, key)?;
                 }
-                sql::run(connection, &delete, params_from_iter(key))
+                sql::run(connection, &delete, params_from_iter(key.iter()))
                     .map_err(|error| self.about(key, error))?;
             }
             all.push(kept);
@@ -87,8 +168,13 @@ impl Plan {
         self.main.rowid.iter().filter(move |_| is_beside)
     }
 
-    /// Writes the rows that are there here.
-    fn insert(&self, connection: &Connection, kept: Vec<Option<Kept>>) -> Result<()> {
+    /// Writes the rows with these keys as they are here.
+    fn insert(
+        &self,
+        connection: &Connection,
+        keys: &[&[Value]],
+        kept: Vec<Option<Kept>>,
+    ) -> Result<()> {
         let mut columns = self.local.columns.clone();
         let local_rowid = match (&self.local.key, &self.local.rowid) {
             (Key::Columns(_), Some(rowid)) => Some(rowid.clone()),
@@ -96,7 +182,7 @@ impl Plan {
         };
         columns.extend(local_rowid.clone());
         let reader = Reader::new("local", &self.local, &columns);
-        for (key, kept) in self.keys.iter().zip(kept) {
+        for (key, kept) in keys.iter().zip(kept) {
             let Some(mut row) = reader.row(connection, key)? else {
                 continue;
             };
@@ -152,10 +238,7 @@ impl Plan {
         rowid: Option<(String, Value)>,
         kept: Option<Kept>,
     ) -> Result<()> {
-        let mut columns = match &self.main.fts5 {
-            Some(fts5) => fts5.columns.clone(),
-            None => self.local.columns.clone(),
-        };
+        let mut columns = self.written().to_vec();
         if let Some(kept) = kept {
             columns.extend(self.kept.iter().take(kept.values.len()).cloned());
             row.extend(kept.values);
@@ -183,12 +266,21 @@ impl Plan {
     }
 }
 
+/// Whether a statement changes anything. Where a row is in its way, that one perhaps is to change as well.
+fn changes(connection: &Connection, sql: &str, params: impl Params) -> Result<bool> {
+    match sql::run(connection, sql, params) {
+        Ok(()) => Ok(connection.changes() > 0),
+        Err(Error::Constraint(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Does it all.
 pub fn apply(connection: &Connection, plans: &[Plan]) -> Result<()> {
-    let kept = plans.iter().map(|plan| plan.delete(connection));
-    let kept = kept.collect::<Result<Vec<_>>>()?;
-    for (plan, kept) in plans.iter().zip(kept) {
-        plan.insert(connection, kept)?;
+    for plan in plans {
+        let left = plan.change(connection)?;
+        let kept = plan.delete(connection, &left)?;
+        plan.insert(connection, &left, kept)?;
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What was written offline is put on top of what others wrote, row by row: single cases.
 
-use harness::{Files, Host, Primary, Shell, assert_intact, assert_same, json, lsn_of};
+use harness::{Files, Host, Primary, Shell, assert_intact, assert_same, json, lsn_of, number};
 
 /// Notes of two columns.
 const NOTES: &str = "DROP TABLE note; CREATE TABLE note(id INTEGER PRIMARY KEY, text);
@@ -576,6 +576,18 @@ fn a_rebase_beside_a_writer_that_hardly_pauses() {
     let count = "SELECT count(*) FROM tally WHERE who = 'here'";
     assert_eq!(both.primary.sql(count), "10");
     both.rebase("fail");
+    both.end();
+}
+
+/// Rows that change stay where they are, in a table of a megabyte whose rows have all changed.
+#[test]
+fn what_was_merged_is_as_small_as_what_was_changed() {
+    let mut both = Both::new("");
+    both.here("UPDATE note SET text = replace(text, 'note', 'here')")
+        .there("UPDATE note SET text = 'there' WHERE id = 700");
+    let report = both.rebase("local");
+    assert_eq!(json(&report, "$.rows"), "1000", "{report}");
+    assert!(number(&report, "$.bytes_sent") < 50_000, "{report}");
     both.end();
 }
 
