@@ -18,21 +18,26 @@ use crate::wire::{Head, PART_BYTES};
 /// Times the file may change under the comparison before it is given up.
 const MOST_ROUNDS: usize = 10;
 
+/// The hashes of all pages of one content.
+pub(super) struct Hashes {
+    pub(super) page_size: PageSize,
+    pub(super) database_size: u32,
+    /// By page number, from page 1; the lock-byte page has one that no page has. Nothing else,
+    /// as there may be millions.
+    pub(super) of: Vec<PageHash>,
+}
+
 /// The local content at one snapshot.
 pub(super) struct Local {
     pub(super) header: IndexHeader,
-    page_size: PageSize,
-    database_size: u32,
     pub(super) content: ContentDigest,
-    /// By page number, from page 1; the lock-byte page has one that no page has. Nothing else,
-    /// as there may be millions.
-    hashes: Vec<PageHash>,
+    pub(super) hashes: Hashes,
 }
 
-impl Local {
+impl Hashes {
     /// Whether a page is here, with this hash.
     pub(super) fn has(&self, number: PageNumber, hash: PageHash) -> bool {
-        self.hashes.get(number.get() as usize - 1) == Some(&hash)
+        self.of.get(number.get() as usize - 1) == Some(&hash)
     }
 
     /// How many pages were read.
@@ -51,12 +56,21 @@ pub fn heal(
 ) -> Result<Option<(State, Head, usize)>> {
     for _ in 0..MOST_ROUNDS {
         replica.name_content()?;
-        let mut local = scan_local(replica)?;
+        let local = scan_local(replica)?;
         if anchor.is_some_and(|anchor| anchor != local.header.anchor()) {
             return Ok(None);
         }
-        let batch = differing(replica, conversation, &mut local)?;
-        if let Some(state) = enter_batch(replica, &local, &batch)? {
+        let Local {
+            header,
+            content,
+            hashes,
+        } = local;
+        let current = Current {
+            content,
+            database_size: hashes.database_size,
+        };
+        let batch = differing(replica, conversation, hashes)?;
+        if let Some(state) = enter_batch(replica, &header, current, &batch)? {
             return Ok(Some((state, batch.head, batch.pages.len())));
         }
     }
@@ -83,34 +97,36 @@ pub(super) fn scan_local(replica: &Replica) -> Result<Local> {
     let (page_size, database_size) = result?;
     Ok(Local {
         header,
-        page_size,
-        database_size,
         content,
-        hashes,
+        hashes: Hashes {
+            page_size,
+            database_size,
+            of: hashes,
+        },
     })
 }
 
 /// The pages that differ from the remote's, at one state of the remote.
-fn differing(
+pub(super) fn differing(
     replica: &Replica,
     conversation: &mut Conversation<'_>,
-    local: &mut Local,
+    hashes: Hashes,
 ) -> Result<Batch> {
     let mut wanted: Vec<PageNumber> = Vec::new();
     let first = conversation.hashes(|_, number, hash| {
-        if !local.has(number, hash) {
+        if !hashes.has(number, hash) {
             wanted.push(number);
         }
     })?;
-    local.hashes = Vec::new();
-    if first.page_size != local.page_size {
+    if first.page_size != hashes.page_size {
         return Err(Error::Misuse(format!(
             "the remote's pages have {} bytes, those of {} have {}: make the replica anew",
             first.page_size.get(),
             replica.path().display(),
-            local.page_size.get()
+            hashes.page_size.get()
         )));
     }
+    drop(hashes);
     let mut pages = Pages::new(first.page_size);
     for chunk in wanted.chunks((PART_BYTES / first.page_size.bytes()).max(1)) {
         for (number, data) in conversation.pages(chunk.to_vec())? {
@@ -138,20 +154,21 @@ fn differing(
 }
 
 /// Enters the batch if the file has not changed since the scan.
-fn enter_batch(replica: &Replica, scanned: &Local, batch: &Batch) -> Result<Option<State>> {
+fn enter_batch(
+    replica: &Replica,
+    scanned: &IndexHeader,
+    current: Current,
+    batch: &Batch,
+) -> Result<Option<State>> {
     let random = replica.fresh_salts()?;
     let entered = replica.under_write_lock(|local| {
         let (handle, store) = local.handle(replica.host(), replica.path())?;
         let Some(writer) = handle.try_writer()? else {
             return Ok(None);
         };
-        if writer.header() != &scanned.header {
+        if writer.header() != scanned {
             return Ok(Some(None));
         }
-        let current = Current {
-            content: scanned.content,
-            database_size: scanned.database_size,
-        };
         enter::enter(handle, store, writer, current, batch, random)
             .map(|entered| Some(Some(entered)))
     })?;

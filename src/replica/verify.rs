@@ -29,7 +29,7 @@ impl Replica {
             let mut found = Verification {
                 ok: scanned.content == state.content,
                 position: state.position.to_string(),
-                pages: scanned.pages(),
+                pages: scanned.hashes.pages(),
                 bad_pages: Vec::new(),
             };
             if !found.ok {
@@ -68,7 +68,7 @@ impl Replica {
             // Of pages that were written here the remote knows nothing.
             if head.position == state.position
                 && !own.contains(&number)
-                && !scanned.has(number, hash)
+                && !scanned.hashes.has(number, hash)
             {
                 found.add_bad(number);
             }

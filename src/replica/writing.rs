@@ -25,6 +25,9 @@ use crate::wal::apply::Writer;
 use crate::wal::frame::{FRAME_HEADER_BYTES, FrameIndex, LOG_HEADER_BYTES};
 use crate::wal::index::IndexHeader;
 
+/// How often a repair is tried on a disk that fails.
+const MOST_REPAIRS: usize = 4;
+
 /// The writes of one connection.
 pub struct Writing {
     replica: Arc<Replica>,
@@ -371,7 +374,8 @@ impl Hold {
         let mut writer = Writer::under_lock(&*handle.files.index)?;
         if writer.header().mx_frame == commit.frame {
             if self.is_suspicious {
-                writer.repair(log, &start(&accepted.before, writer.header()))?;
+                let start = start(&accepted.before, writer.header());
+                insist(|| writer.repair(log, &start))?;
             } else if !accepted.is_synced && !self.offline {
                 log.sync()?;
             }
@@ -413,6 +417,17 @@ impl Replica {
         let reserve = self.host().reserve(page_size.bytes() + 4096);
         Ok((header, reserve))
     }
+}
+
+/// Runs a repair until it succeeds, for a while: SQLite shows the transaction to everybody, and before
+/// the repair a crash would take it back.
+fn insist(mut repair: impl FnMut() -> Result<bool>) -> Result<bool> {
+    for _ in 1..MOST_REPAIRS {
+        if let Ok(changed) = repair() {
+            return Ok(changed);
+        }
+    }
+    repair()
 }
 
 /// The commit before a transaction, or the start of the log that it begins.

@@ -34,7 +34,8 @@ pub(super) struct Plan {
     pub(super) network: u64,
     /// SQLite has no memory for a commit once in so many; never for 0.
     pub(super) memory: u64,
-    /// Whether one replica is written offline, and nothing else is written; the primary stays up.
+    /// Whether one replica is written offline, and nothing else is written; the primary stays up. (But
+    /// for what follows.)
     pub(super) offline: bool,
     /// Whether others write meanwhile after all, so that it has to put what it wrote on top of that.
     pub(super) rebases: bool,

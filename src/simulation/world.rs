@@ -265,7 +265,9 @@ impl World {
     /// Whether a process, or a machine, dies at this step.
     pub(super) fn strike(&self, process: &Process) {
         let state = &mut *self.state.lock();
-        if state.shields > 0 || state.plan.offline && process.machine_number() == super::PRIMARY {
+        // A replica that does not rebase has nothing to push to once that has lost its history.
+        let spares_primary = state.plan.offline && !state.plan.rebases;
+        if state.shields > 0 || spares_primary && process.machine_number() == super::PRIMARY {
             return;
         }
         let crash = state.plan.crash;
@@ -279,7 +281,7 @@ impl World {
             true => state.faults.random.below(state.machines.len() as u64) as usize,
             false => own,
         };
-        let machine = match state.plan.offline && machine == super::PRIMARY {
+        let machine = match spares_primary && machine == super::PRIMARY {
             true => own,
             false => machine,
         };

@@ -1,6 +1,8 @@
 //! What was written offline is put on top of what others wrote, row by row: single cases.
 
-use harness::{Files, Host, Primary, Shell, assert_intact, assert_same, json, lsn_of, number};
+use harness::{
+    Files, Host, Primary, Relay, Shell, assert_intact, assert_same, image, json, lsn_of, number,
+};
 
 /// Notes of two columns.
 const NOTES: &str = "DROP TABLE note; CREATE TABLE note(id INTEGER PRIMARY KEY, text);
@@ -589,6 +591,63 @@ fn what_was_merged_is_as_small_as_what_was_changed() {
     assert_eq!(json(&report, "$.rows"), "1000", "{report}");
     assert!(number(&report, "$.bytes_sent") < 50_000, "{report}");
     both.end();
+}
+
+/// What the local changes began with is no part of the history any more: the pages are compared.
+#[test]
+fn a_primary_that_was_restored_from_a_backup() {
+    let files = Files::new();
+    let backup = files.path("backup");
+    files.primary().close();
+    image::copy_all(&files.app, &backup);
+    let mut primary = files.primary();
+    let relay = Relay::to(primary.address());
+    let parameters = format!("sync_url={}&offline=1", relay.url("app"));
+    let mut replica = Shell::replica(&files.copy, &parameters);
+    replica.sync();
+    let whole = relay.take_received();
+    primary.sql("UPDATE note SET text = 'lost' WHERE id < 30; CREATE TABLE lost(a)");
+    replica.sync();
+    replica.sql(
+        "UPDATE note SET text = 'here' WHERE id IN (2, 500, 501); INSERT INTO note VALUES (2001, 'here', NULL)",
+    );
+    primary.close();
+    image::remove_database(&files.app);
+    for file in std::fs::read_dir(&backup).expect("a backup") {
+        let file = file.expect("an entry");
+        let name = file.file_name();
+        std::fs::copy(file.path(), files.path(name.to_str().expect("UTF-8"))).expect("a copy");
+    }
+    let mut primary = files.primary();
+    relay.point(Some(primary.address()));
+    primary.sql("UPDATE note SET text = 'there' WHERE id IN (3, 500); CREATE TABLE new(b)");
+    let told = replica.refused("SELECT replica_sync()");
+    assert!(told.contains("has moved on"), "{told}");
+    replica.refused("SELECT replica_rebase()");
+    // The backup has another row 2 than the local change began with.
+    assert_eq!(
+        replica.sql("SELECT group_concat(key) FROM replica_conflicts"),
+        r#"{"id":2},{"id":500}"#
+    );
+    relay.take_received();
+    let report = replica.sql("SELECT replica_rebase('local')");
+    let received = relay.take_received();
+    println!("{report}; {received} bytes received, the whole is {whole}");
+    assert!(
+        received < whole / 4,
+        "{received} bytes, the whole is {whole}"
+    );
+    let rows = "SELECT group_concat(text) FROM note WHERE id IN (1, 2, 3, 500, 501, 2001)";
+    assert_eq!(primary.sql(rows), "note 1,here,there,here,here,here");
+    assert_eq!(
+        replica.sql("SELECT group_concat(name) FROM sqlite_schema WHERE type = 'table'"),
+        "note,new"
+    );
+    primary.sql("INSERT INTO new VALUES (1)");
+    replica.sync();
+    replica.close();
+    assert_same(&files.app, &files.copy, "at the end");
+    assert_intact(&files.copy, "at the end");
 }
 
 /// The setting makes a sync do it, in the background as well.

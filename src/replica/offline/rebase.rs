@@ -25,7 +25,6 @@ use crate::error::{Error, Result};
 use crate::merge::{Merged, Policy, States};
 use crate::remote::{Remote, Traffic};
 use crate::replica::batch::Batch;
-use crate::replica::fetch::Fetched;
 use crate::replica::follower::Replica;
 use crate::replica::status::{Condition, Report};
 
@@ -127,11 +126,9 @@ impl Replica {
         self.note_traffic(&traffic);
         done.report.bytes_received += traffic.received;
         done.report.bytes_sent += traffic.sent;
-        let batch = match fetched? {
+        let Some(batch) = fetched? else {
             // Only one side has moved.
-            Fetched::UpToDate(_) => return Ok(true),
-            Fetched::Batch(batch) => batch,
-            Fetched::Diverged(_) => return Err(self.without_history(remote)),
+            return Ok(true);
         };
         let (head, pages) = (batch.head, batch.pages.len());
         match self.put_on_top(&state, batch, policy)? {
@@ -232,16 +229,6 @@ impl Replica {
              replica_conflicts), and nothing was changed: SELECT replica_rebase('local') or \
              replica_rebase('remote') decides for one side, replica_discard() goes back to what the \
              remote had",
-            self.path().display()
-        ))
-    }
-
-    fn without_history(&self, remote: &dyn Remote) -> Error {
-        self.progress.lock().condition = Condition::Diverged;
-        Error::Diverged(format!(
-            "remote {} does not know any more what {} was before it was written here: nothing can be put \
-             on top of it. Copy what you need, then SELECT replica_discard()",
-            remote.url(),
             self.path().display()
         ))
     }
