@@ -4,6 +4,7 @@ mod execute;
 
 use std::env;
 use std::io::{self, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ureq::http::{HeaderValue, StatusCode, Uri};
@@ -34,6 +35,7 @@ pub struct HttpRemote {
     url: String,
     token: Option<Token>,
     timeout: Duration,
+    is_shut: AtomicBool,
 }
 
 /// A bearer token, and the header that carries it.
@@ -53,6 +55,7 @@ impl HttpRemote {
             url: base,
             token: access.token.map(Token::new).transpose()?,
             timeout: access.timeout,
+            is_shut: AtomicBool::new(false),
         })
     }
 
@@ -243,7 +246,12 @@ impl Remote for HttpRemote {
     }
 
     fn shut(&self) {
+        self.is_shut.store(true, Ordering::Relaxed);
         self.agent.clone().shutdown();
+    }
+
+    fn is_shut(&self) -> bool {
+        self.is_shut.load(Ordering::Relaxed)
     }
 
     fn url(&self) -> &str {

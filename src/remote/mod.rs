@@ -43,6 +43,10 @@ pub trait Remote: Send + Sync {
     }
     /// Breaks off whatever is under way; from here on nothing is sent any more.
     fn shut(&self) {}
+    /// Whether that was done.
+    fn is_shut(&self) -> bool {
+        false
+    }
     /// The remote's URL without credentials, for messages.
     fn url(&self) -> &str;
 }

@@ -176,7 +176,7 @@ impl Replica {
                 },
                 Err(PushFailure::Unknown(error)) => sent = Some(error),
             }
-            if time.elapsed() + ATTEMPTS_APART >= most {
+            if time.elapsed() + ATTEMPTS_APART >= most || remote.is_shut() {
                 let never = || Error::Internal("the time was up at once".to_owned());
                 return (
                     Outcome::Unknown(sent.unwrap_or_else(never)),

@@ -69,8 +69,8 @@ impl Replica {
             true => Activity::Syncing,
             false => Activity::Following,
         });
-        if self.unpushed()?.is_some() {
-            self.set_activity(Activity::Syncing);
+        // A waiting is broken off for what is committed meanwhile.
+        if wait.is_zero() && self.unpushed()?.is_some() {
             return self.sync_both(remote, false);
         }
         self.writes().follow(!wait.is_zero());

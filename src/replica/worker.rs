@@ -64,9 +64,15 @@ struct Look;
 #[derive(Default)]
 struct Line {
     is_cut: AtomicBool,
-    /// Whether the thread waits for news.
-    is_waiting: AtomicBool,
-    remote: Mutex<Option<Arc<dyn Remote>>>,
+    end: Mutex<LineEnd>,
+}
+
+/// The thread's end of it.
+#[derive(Default)]
+struct LineEnd {
+    remote: Option<Arc<dyn Remote>>,
+    /// Whether the thread waits for news: only that may be broken off for a push.
+    is_waiting: bool,
 }
 
 impl Worker {
@@ -111,9 +117,8 @@ impl Worker {
     /// Tells the thread that something is to be pushed: it does not wait for news any longer.
     pub fn push(&self) {
         if let Some(running) = &*self.running.lock()
-            && running.line.is_waiting.load(Ordering::SeqCst)
+            && running.line.interrupt()
         {
-            running.line.reset();
             let _ = running.tell.send(Look);
         }
     }
@@ -131,21 +136,38 @@ impl Worker {
 }
 
 impl Line {
-    /// The remote; connected to where there is none yet.
-    fn remote(&self, replica: &Replica) -> Result<Arc<dyn Remote>> {
-        let mut remote = self.remote.lock();
+    /// The remote, to wait for its news or not; connected to where there is none yet.
+    fn remote(&self, replica: &Replica, waits: bool) -> Result<Arc<dyn Remote>> {
+        let mut end = self.end.lock();
         if self.is_cut.load(Ordering::SeqCst) {
             return Err(Error::Busy("the database is being closed".to_owned()));
         }
-        if let Some(remote) = &*remote {
+        end.is_waiting = waits;
+        if let Some(remote) = &end.remote {
             return Ok(Arc::clone(remote));
         }
-        Ok(Arc::clone(remote.insert(replica.connect()?)))
+        Ok(Arc::clone(end.remote.insert(replica.connect()?)))
+    }
+
+    /// The thread does not wait any more; whether it did.
+    fn stop_waiting(&self) -> bool {
+        std::mem::take(&mut self.end.lock().is_waiting)
+    }
+
+    /// Breaks off a waiting for news, if there is one.
+    fn interrupt(&self) -> bool {
+        let mut end = self.end.lock();
+        if end.is_waiting
+            && let Some(remote) = end.remote.take()
+        {
+            remote.shut();
+        }
+        end.is_waiting
     }
 
     /// Breaks off what is under way.
     fn reset(&self) {
-        if let Some(remote) = self.remote.lock().take() {
+        if let Some(remote) = self.end.lock().remote.take() {
             remote.shut();
         }
     }
@@ -226,26 +248,26 @@ impl Rounds {
             }
             Err(_) if line.is_cut.load(Ordering::SeqCst) => REST,
             // Interrupted, for what is to be pushed.
-            Err(_) if line.is_waiting.swap(false, Ordering::SeqCst) && replica.has_unpushed() => {
-                Duration::ZERO
-            }
+            Err(_) if line.stop_waiting() && replica.has_unpushed() => Duration::ZERO,
             Err(error) => self.failed(replica, &error, interval.filter(|_| !live)),
         }
     }
 
     fn sync(&mut self, replica: &Arc<Replica>, line: &Line, live: bool) -> Result<Report> {
-        let remote = line.remote(replica)?;
         // The first answer tells whether the remote is there at all.
-        let wait = match live && self.failures == 0 && self.last.is_some() {
-            true => POLL,
-            false => Duration::ZERO,
-        };
-        line.is_waiting.store(!wait.is_zero(), Ordering::SeqCst);
-        let done = replica.sync_in_background(&*remote, wait);
-        if done.is_ok() {
-            line.is_waiting.store(false, Ordering::SeqCst);
+        if live && self.failures == 0 && self.last.is_some() {
+            let remote = line.remote(replica, true)?;
+            // What is committed from here on breaks the waiting off.
+            if !replica.has_unpushed() {
+                let done = replica.sync_in_background(&*remote, POLL);
+                if done.is_ok() {
+                    line.stop_waiting();
+                }
+                return done;
+            }
         }
-        done
+        let remote = line.remote(replica, false)?;
+        replica.sync_in_background(&*remote, Duration::ZERO)
     }
 
     fn failed(&mut self, replica: &Replica, error: &Error, interval: Option<Duration>) -> Duration {
