@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes what reads the wire, the log, the shared index and settings, guided by coverage, for a fixed time per target.
+# Fuzzes what reads the wire, the log, the shared index, B-trees and settings, guided by coverage, for a fixed time per target.
 # Fails when anything is found; what was found lies below tests/fuzz/target/findings.
 #
 #   scripts/fuzz.sh [seconds per target]        60 without an argument
@@ -15,7 +15,7 @@ export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-trace-compares"
 # With a target triple named, build scripts and macros are left alone.
 triple=$(rustc -vV | sed -n 's/^host: //p')
-targets=(wire_request wire_response log wal_index settings)
+targets=(wire_request wire_response log wal_index rows settings)
 cargo build --release --target "$triple" $(printf -- '--bin %s ' "${targets[@]}")
 RUSTFLAGS='' cargo run --quiet --release --bin seed -- target/corpus
 

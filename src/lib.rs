@@ -3,7 +3,8 @@
 //! One loadable extension registers a VFS named `replica`. The folders are the layers; what is
 //! used lies below: [`functions`] and [`vfs`] use [`replica`] and [`primary`], these use
 //! [`remote`], [`database`] and [`wal`], and [`remote`] uses [`wire`]. [`crypt`] is what
-//! [`vfs`] puts between a file and its bytes on disk.
+//! [`vfs`] puts between a file and its bytes on disk; [`merge`] puts the rows of three states together,
+//! which [`rows`] finds in their pages.
 #![deny(missing_docs)]
 
 pub mod crypt;

@@ -190,6 +190,11 @@ pub fn follow(
     mut bytes: usize,
     mut visit: impl FnMut(u32, &[u8]),
 ) -> Result<()> {
+    if bytes.div_ceil(usable - 4) > view.database_size() as usize {
+        return Err(Error::Corrupt(format!(
+            "a row of {bytes} bytes on the pages from {first} on is larger than the database"
+        )));
+    }
     let mut number = first;
     while bytes > 0 {
         let page = view.page(number)?;

@@ -265,10 +265,9 @@ impl<'a> Side<'a> {
             pages.remove(&trunk);
             let page = self.view.page(trunk)?;
             let count = word(&page, 4).unwrap_or(0) as usize;
-            for n in 0..count {
-                if let Some(free) = word(&page, 8 + 4 * n) {
-                    pages.remove(&free);
-                }
+            let listed = page[8..self.usable].chunks_exact(4).take(count);
+            for free in listed.filter_map(|free| word(free, 0)) {
+                pages.remove(&free);
             }
             trunk = word(&page, 0).unwrap_or(0);
             left -= 1;

@@ -305,6 +305,22 @@ fn overflow_pages_alone_are_found() {
     }
 }
 
+/// Found by the fuzzer: what a damaged page says of sizes is not worked through.
+#[test]
+fn an_overflow_chain_is_no_longer_than_the_database() {
+    let mut bytes = vec![0; 1024];
+    bytes[512 + 3] = 2;
+    let file = File {
+        bytes,
+        size: PageSize::new(512).unwrap(),
+    };
+    let mut visited = 0;
+    let all = super::btree::follow(&file, 512, 2, usize::MAX, |_, _| visited += 1);
+    assert!(all.is_err() && visited == 0);
+    super::btree::follow(&file, 512, 2, 1000, |_, _| visited += 1).unwrap();
+    assert_eq!(visited, 2);
+}
+
 /// The work follows the change.
 #[test]
 fn one_row_is_found_among_its_neighbours() {

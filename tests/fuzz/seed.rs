@@ -16,6 +16,7 @@ fn main() {
     responses(&folder.join("wire_response"));
     logs(&folder.join("log"));
     indexes(&folder.join("wal_index"));
+    rows(&folder.join("rows"));
     settings(&folder.join("settings"));
 }
 
@@ -165,6 +166,46 @@ fn indexes(folder: &Path) {
         input.extend(entry(0, 4096 + page * 383 % 8192 / 2, frame));
     }
     write(folder, [input]);
+}
+
+/// A page of a B-tree: its kind, the child on the right of interior ones, and its cells.
+fn btree(kind: u8, right: Option<u8>, cells: &[Vec<u8>]) -> Vec<u8> {
+    let mut page = vec![0; 512];
+    let mut header = vec![kind, 0, 0, 0, cells.len() as u8, 0, 0, 0];
+    header.extend(right.map(|right| [0, 0, 0, right]).into_iter().flatten());
+    let mut end = page.len();
+    for cell in cells {
+        end -= cell.len();
+        page[end..end + cell.len()].copy_from_slice(cell);
+        header.extend((end as u16).to_be_bytes());
+    }
+    page[..header.len()].copy_from_slice(&header);
+    page
+}
+
+/// A table of an interior page, two leaves and one overflow page; and an index of one page.
+fn rows(folder: &Path) {
+    // A record of one integer, in a cell of a table: size of the payload, rowid.
+    let row = |rowid: u8| vec![3, rowid, 2, 1, rowid];
+    // Of 600 bytes 94 are on the page, then comes the number of the next one.
+    let mut long = vec![0x84, 0x58, 9, 3, 0x89, 0x2e];
+    long.extend([7; 91]);
+    long.extend([0, 0, 0, 5]);
+    let mut first = vec![0; 512];
+    first[16..18].copy_from_slice(&512_u16.to_be_bytes());
+    first[100] = 13;
+    let table = btree(5, Some(4), &[vec![0, 0, 0, 3, 2]]);
+    let leaves = [btree(13, None, &[row(1), row(2)]), btree(13, None, &[long])];
+    let index = btree(10, None, &[vec![4, 3, 1, 1, 5, 6], vec![4, 3, 1, 1, 6, 7]]);
+    let [left, right] = leaves;
+    let pages = [first, table, left, right, vec![8; 512], index].concat();
+    // A row, an overflow page, an entry of the index.
+    let changes = [[2, 0xff, 0x01, 7], [4, 20, 0, 1], [5, 0xfe, 0x01, 9]];
+    let inputs = [2, 2, 6].into_iter().zip(changes);
+    write(
+        folder,
+        inputs.map(|(root, change)| [&[root, root, 2, 0, 0, 1], &change[..], &pages].concat()),
+    );
 }
 
 fn settings(folder: &Path) {
