@@ -1,6 +1,7 @@
 //! What there is to see: `replica_status`, and three functions that return text.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::call::Call;
 use super::table::{Row, Rows, Value};
@@ -70,7 +71,7 @@ impl Rows for StatusRows {
     }
 }
 
-fn replica_row(schema: Value, replica: &Replica) -> Result<Row> {
+fn replica_row(schema: Value, replica: &Arc<Replica>) -> Result<Row> {
     let path = replica.path();
     let transfer = replica.transfer();
     let state = replica.recorded_state()?;
@@ -129,7 +130,7 @@ fn replica_row(schema: Value, replica: &Replica) -> Result<Row> {
         unpushed.transactions.into(),
         unpushed.pages.into(),
         (unpushed.pages * u64::from(page_size)).into(),
-        pending_rows(replica).into(),
+        pending_rows(replica),
     ])
 }
 
@@ -175,11 +176,18 @@ fn primary_row(schema: &str, path: &Path) -> Result<Option<Row>> {
     ]))
 }
 
-/// `None` where they cannot be told apart: the reason is what `replica_changes` says.
-fn pending_rows(replica: &Replica) -> Option<u64> {
-    let counted = replica.pending_rows();
-    if let Err(error) = &counted {
-        log::debug!(target: "replica", "{}: {error}", replica.path().display());
-    }
-    counted.ok()
+/// Counted only where somebody asks: they may be many. NULL where they cannot be told apart: the reason
+/// is what `replica_changes` says.
+fn pending_rows(replica: &Arc<Replica>) -> Value {
+    let replica = Arc::downgrade(replica);
+    Value::Computed(Box::new(move || {
+        let counted = replica.upgrade().and_then(|replica| {
+            let counted = replica.pending_rows();
+            if let Err(error) = &counted {
+                log::debug!(target: "replica", "{}: {error}", replica.path().display());
+            }
+            counted.ok()
+        });
+        counted.into()
+    }))
 }

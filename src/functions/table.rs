@@ -23,6 +23,8 @@ pub enum Value {
     Real(f64),
     /// A text.
     Text(String),
+    /// What is computed only where the column is read.
+    Computed(Box<dyn Fn() -> Value>),
 }
 
 /// The values of one row, in the order of the columns.
@@ -131,7 +133,7 @@ impl<R: Rows> VTabCursor for Cursor<'_, R> {
         };
         let rows = catch_unwind(AssertUnwindSafe(|| R::rows(connection, argument)))
             .unwrap_or_else(|panic| Err(Error::Internal(ffi::panic_text(&*panic))));
-        self.rows = rows.map_err(|error| sqlite_loadable::Error::new_message(error.to_string()))?;
+        self.rows = rows.map_err(told)?;
         self.at = 0;
         Ok(())
     }
@@ -151,17 +153,33 @@ impl<R: Rows> VTabCursor for Cursor<'_, R> {
             .get(self.at)
             .and_then(|row| row.get(usize::try_from(column).ok()?));
         match value {
-            Some(Value::Integer(number)) => api::result_int64(context, *number),
-            Some(Value::Real(number)) => api::result_double(context, *number),
-            Some(Value::Text(text)) => api::result_text(context, text)?,
-            Some(Value::Null) | None => api::result_null(context),
+            Some(Value::Computed(compute)) => {
+                let value = catch_unwind(AssertUnwindSafe(compute))
+                    .map_err(|panic| told(Error::Internal(ffi::panic_text(&*panic))))?;
+                answer(context, &value)
+            }
+            value => answer(context, value.unwrap_or(&Value::Null)),
         }
-        Ok(())
     }
 
     fn rowid(&self) -> sqlite_loadable::Result<i64> {
         Ok(i64::try_from(self.at).unwrap_or(i64::MAX))
     }
+}
+
+fn told(error: Error) -> sqlite_loadable::Error {
+    sqlite_loadable::Error::new_message(error.to_string())
+}
+
+fn answer(context: *mut sqlite3_context, value: &Value) -> sqlite_loadable::Result<()> {
+    match value {
+        Value::Integer(number) => api::result_int64(context, *number),
+        Value::Real(number) => api::result_double(context, *number),
+        Value::Text(text) => api::result_text(context, text)?,
+        // Nothing that is computed is computed twice.
+        Value::Null | Value::Computed(_) => api::result_null(context),
+    }
+    Ok(())
 }
 
 impl<T: Into<Value>> From<Option<T>> for Value {

@@ -313,6 +313,12 @@ fn each(connection: &Connection, two: &Two, mut visit: impl FnMut(Change)) -> Re
         (&new, &*two.new),
         &two.changed,
     )?;
+    if comparison.is_scan() {
+        log::info!(
+            target: "replica",
+            "a value was written over in place: all rows with overflow pages are looked at"
+        );
+    }
     let (before, after) = (Table::all(connection, &old)?, Table::all(connection, &new)?);
     let gone = |table: &&Table| Table::find(&after, &table.name).is_none();
     let names = after.iter().chain(before.iter().filter(gone));
