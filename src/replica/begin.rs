@@ -13,6 +13,7 @@ use crate::database::clock::Stopwatch;
 use crate::database::settings::WriteMode;
 use crate::database::store::State;
 use crate::error::{Error, Result};
+use crate::remote::Remote;
 use crate::wal::apply::Writer;
 use crate::wire::{Lease, LeaseId, ReleaseRequest, Request};
 
@@ -169,10 +170,25 @@ impl Replica {
         let Some(lease) = self.writes().take_lease() else {
             return;
         };
-        let released = self.database_id().and_then(|database| {
-            let request = ReleaseRequest { database, lease };
-            self.remote()?.ask(&Request::Release(request))
-        });
+        let remote = self.remote();
+        self.given_back(remote.and_then(|remote| self.give_back(&*remote, lease)));
+    }
+
+    /// The same over another line.
+    pub(super) fn release_lease_at(&self, remote: &dyn Remote) {
+        let Some(lease) = self.writes().take_lease() else {
+            return;
+        };
+        self.given_back(self.give_back(remote, lease));
+    }
+
+    fn give_back(&self, remote: &dyn Remote, lease: LeaseId) -> Result<()> {
+        let database = self.database_id()?;
+        let request = ReleaseRequest { database, lease };
+        remote.ask(&Request::Release(request)).map(drop)
+    }
+
+    fn given_back(&self, released: Result<()>) {
         if let Err(error) = released {
             log::warn!(target: "replica", "{}: a lease was not given back: {error}", self.path().display());
         }

@@ -254,7 +254,6 @@ impl Replica {
             }
             Outcome::Refused(refusal) => refusal,
         };
-        self.writes().conflicted(&*self.host().clock());
         self.refused(outgoing)?;
         Err(match refusal {
             Refusal::OtherDatabase(other) => Error::Misuse(format!(

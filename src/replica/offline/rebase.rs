@@ -74,8 +74,10 @@ impl Replica {
         waits: bool,
     ) -> Result<RebaseReport> {
         let done = self.rebase_rounds(remote, policy, waits);
-        // One that did not serve.
-        self.release_lease();
+        if !matches!(done, Err(Error::Unreachable { .. })) {
+            // One that did not serve.
+            self.release_lease_at(remote);
+        }
         if let Err(error) = &done {
             self.failed(error.to_string());
         }
