@@ -53,20 +53,15 @@ impl Plan {
     fn change(&self, connection: &Connection) -> Result<Vec<&[Value]>> {
         let reader = Reader::new("local", &self.local, &self.local.columns);
         let update = self.update();
-        let mut left = Vec::new();
+        let (mut gone, mut left) = (Vec::new(), Vec::new());
         for key in &self.keys {
-            let is_done = match (reader.row(connection, key)?, &update) {
-                (None, _) => {
-                    self.delete(connection, &[key])?;
-                    true
-                }
-                (Some(row), Some(update)) => self.change_row(connection, update, key, row)?,
-                (Some(_), None) => false,
-            };
-            if !is_done {
-                left.push(&key[..]);
+            match (reader.row(connection, key)?, &update) {
+                (None, _) => gone.push(&key[..]),
+                (Some(row), Some(update)) if self.change_row(connection, update, key, &row)? => {}
+                _ => left.push(&key[..]),
             }
         }
+        self.delete(connection, &gone)?;
         Ok(left)
     }
 
@@ -94,7 +89,7 @@ impl Plan {
         connection: &Connection,
         update: &str,
         key: &[Value],
-        row: Vec<Value>,
+        row: &[Value],
     ) -> Result<bool> {
         let values = row.iter().chain(key);
         if self.mirrors.is_empty() {
