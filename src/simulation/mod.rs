@@ -26,6 +26,7 @@ mod machine;
 mod memory;
 mod merging;
 mod network;
+mod offline_store;
 mod plan;
 mod planted;
 mod process;
