@@ -49,14 +49,7 @@ fn a_primary_restored_from_a_backup_is_followed_by_differing_pages_only() {
     primary.close();
 
     image::remove_database(&files.app);
-    for file in std::fs::read_dir(&backup).expect("backup") {
-        let file = file.expect("entry");
-        std::fs::copy(
-            file.path(),
-            files.path(file.file_name().to_str().expect("UTF-8")),
-        )
-        .expect("copy");
-    }
+    image::copy_all(&backup.join("app.db"), &files.path(""));
     let mut primary = files.primary();
     relay.point(Some(primary.address()));
     primary

@@ -613,11 +613,7 @@ fn a_primary_that_was_restored_from_a_backup() {
     );
     primary.close();
     image::remove_database(&files.app);
-    for file in std::fs::read_dir(&backup).expect("a backup") {
-        let file = file.expect("an entry");
-        let name = file.file_name();
-        std::fs::copy(file.path(), files.path(name.to_str().expect("UTF-8"))).expect("a copy");
-    }
+    image::copy_all(&backup.join("app.db"), &files.path(""));
     let mut primary = files.primary();
     relay.point(Some(primary.address()));
     primary.sql("UPDATE note SET text = 'there' WHERE id IN (3, 500); CREATE TABLE new(b)");
